@@ -1,0 +1,33 @@
+"""What `pairing` tells Printago about the agent and its printer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker import __version__
+from printago_moonraker.commands.registry import names
+
+if TYPE_CHECKING:
+    from printago_moonraker.printer.printer import Printer
+
+PROTOCOL = 1
+
+
+def pairing(printer: Printer) -> dict[str, Any]:
+    """The data of a `pairing` envelope with outcome `paired`. What Klipper has not said yet is null or empty."""
+    facts = printer.facts
+    heaters = [*facts.tools, *filter(None, (facts.bed, facts.chamber)), *facts.heaters]
+    return {
+        "outcome": "paired",
+        "agent": {"name": "printago-moonraker", "version": __version__, "protocol": PROTOCOL},
+        "printer": {
+            "name": printer.config.name,
+            **printer.versions,
+            "kinematics": facts.kinematics,
+            "build_volume": facts.build_volume(),
+            "nozzle_diameters": list(facts.nozzle_diameters),
+            "heaters": [heater.describe() for heater in heaters],
+            "webcams": list(printer.webcams),
+            "commands": names(),
+        },
+    }

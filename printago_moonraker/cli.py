@@ -1,0 +1,142 @@
+"""What a person runs. Every error that a person can cause is one line, never a traceback.
+
+Exit codes: 0 well, 1 failed, 2 wrong usage, 78 the configuration is broken (systemd does not restart on it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from printago_moonraker import __version__, config, log, schemas
+from printago_moonraker.errors import AgentError, ConfigError
+
+EX_CONFIG = 78
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command of the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConfigError as error:
+        return _complain(str(error), EX_CONFIG)
+    except AgentError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0  # `schema | head`
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="printago-moonraker", description="The printer agent between Printago and Moonraker.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "the agent, in the foreground")
+    _takes_config(run)
+
+    send = _command(commands, "send", _send, "plays the cloud: sends one command over MQTT and prints the answer")
+    _takes_config(send)
+    send.add_argument("--printer", metavar="NAME", help="which printer; needed when there are several")
+    send.add_argument("--timeout", type=float, default=60.0, metavar="S", help="how long to wait for the answer (default: %(default)g)")
+    send.add_argument("command", metavar="TYPE.ACTION", help="for example printer_control.get_status")
+    send.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters; axes.x=10 makes an object")
+
+    demo = _command(commands, "demo", _demo, "the whole main job on this machine, with a virtual printer")
+    demo.add_argument("--printers", type=_count, default=1, metavar="N", help="how many printers (default: %(default)s)")
+    demo.add_argument("--keep", action="store_true", help="leave everything running afterwards, to play with")
+    demo.add_argument("--file", type=Path, metavar="G-CODE", help="the file to print (default: a small sliced model)")
+
+    virtual = _command(commands, "virtual-printer", _virtual_printer, "one virtual printer, with the real Moonraker before it")
+    virtual.add_argument("--data-path", type=Path, required=True, metavar="DIR", help="where its files are kept")
+    virtual.add_argument("--port", type=_port, default=7125, metavar="N", help="Moonraker's port (default: %(default)s)")
+    virtual.add_argument("--time-factor", type=_factor, default=1.0, metavar="X", help="how much faster than real it is (default: %(default)g)")
+
+    schema = _command(commands, "schema", _schema, "prints where the schemas are, or one of them")
+    schema.add_argument("name", nargs="?", help="for example commands/printer_control.start_print")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config.DEFAULT_PATH})")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from printago_moonraker import agent
+
+    settings = config.load(options.config)
+    log.setup(settings.printago.log_level, settings.printago.log_path)
+    return _wait_for(agent.run(settings))
+
+
+def _send(options: argparse.Namespace) -> int:
+    from printago_moonraker import cloud
+
+    settings = config.load(options.config)
+    return _wait_for(cloud.send_command(settings, options.printer, options.command, options.parameters, write=print, timeout=options.timeout))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from printago_moonraker import demo
+
+    return _wait_for(demo.run(printers=options.printers, keep=options.keep, file=options.file))
+
+
+def _virtual_printer(options: argparse.Namespace) -> int:
+    from printago_moonraker.virtual.rig import run_virtual_printer
+
+    return _wait_for(run_virtual_printer(options.data_path, options.port, options.time_factor))
+
+
+def _schema(options: argparse.Namespace) -> int:
+    if options.name:
+        print(schemas.text(options.name), end="")
+    else:
+        print(schemas.path(), *schemas.names(), sep="\n")
+    return 0
+
+
+def _wait_for(main_coroutine: Coroutine[Any, Any, int]) -> int:
+    return asyncio.run(main_coroutine)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"printago-moonraker: {sentence}", file=sys.stderr)
+    return code
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1, 50)
+
+
+def _port(text: str) -> int:
+    return _whole(text, 1, 65535)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+    return int(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.1 to 1000")
+    return value

@@ -1,0 +1,168 @@
+"""Prints, files, and Klipper itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from printago_moonraker import errors, status
+from printago_moonraker.commands.lanes import Lane
+from printago_moonraker.commands.registry import (
+    IDLE_ONLY,
+    NOT_WHILE_PRINTING,
+    Answer,
+    Context,
+    Parameters,
+    command,
+    success,
+)
+from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
+from printago_moonraker.printer import gcode
+from printago_moonraker.printer.phase import Phase
+from printago_moonraker.printer.printer import PATIENCE
+from printago_moonraker.printer.state import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+_RESTART_ACCEPTED = 30.0  # s; Klipper can be deadlocked after an emergency stop, and then never answers
+_RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
+
+
+@command("printer_control.get_status", lane=Lane.BESIDE, needs_ready=False)
+async def get_status(context: Context, parameters: Parameters) -> Answer:
+    return Answer("status", status.build(context.printer))
+
+
+@command("printer_control.download_gcode", lane=Lane.TRANSFER, needs_ready=False)
+async def download_gcode(context: Context, parameters: Parameters) -> Answer:
+    fetched = await context.jobs.fetch(parameters)
+    return success("Download command issued successfully.", **fetched.describe())
+
+
+@command("printer_control.start_print", busy=IDLE_ONLY)
+async def start_print(context: Context, parameters: Parameters) -> Answer:
+    path = context.jobs.path_of(parameters["file_name"])
+    await context.jobs.start(path, parameters.get("job_id") or parameters.get("printago_job"))
+    return success("Print start command issued successfully.", path=path)
+
+
+@command("printer_control.start_print_bbl", lane=Lane.TRANSFER, busy=IDLE_ONLY)
+async def start_print_bbl(context: Context, parameters: Parameters) -> Answer:
+    fetched = await context.jobs.fetch(parameters)
+    async with context.lanes.turn(Lane.ORDERED):
+        context.printer.require_ready()
+        await context.jobs.start(fetched.path, parameters.get("job_id") or parameters.get("printago_job"))
+    return success("Print start command issued successfully.", **fetched.describe())
+
+
+@command("printer_control.pause_print", lane=Lane.BESIDE)
+async def pause_print(context: Context, parameters: Parameters) -> Answer:
+    message, printer = "Print paused command issued successfully.", context.printer
+    if printer.state.job is JobState.PAUSED:
+        return success(message, already=True)
+    if printer.state.job is not JobState.PRINTING:
+        raise errors.NotPrinting("Nothing is printing, so there is nothing to pause.")
+    await _steer(context, "The pause", Phase.PAUSING, printer.api.print_pause(timeout=None), JobState.PAUSED)
+    return success(message)
+
+
+@command("printer_control.resume_print")
+async def resume_print(context: Context, parameters: Parameters) -> Answer:
+    message, printer = "Print resumed command issued successfully.", context.printer
+    if printer.state.job is JobState.PRINTING and printer.phase is not Phase.PAUSING:
+        return success(message, already=True)
+    if printer.state.job is not JobState.PAUSED:
+        raise errors.NotPaused("No print is paused, so there is nothing to resume.")
+    await _steer(context, "The resume", Phase.RESUMING, printer.api.print_resume(timeout=None), JobState.PRINTING)
+    return success(message)
+
+
+@command("printer_control.stop_print", lane=Lane.BESIDE)
+async def stop_print(context: Context, parameters: Parameters) -> Answer:
+    message, printer = "Print stop command issued successfully.", context.printer
+    if printer.state.job is JobState.CANCELLED:
+        return success(message, already=True)
+    if printer.state.job not in (JobState.PRINTING, JobState.PAUSED):
+        raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
+    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(timeout=None), None)
+    return success(message)
+
+
+async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None], goal: JobState | None) -> None:
+    """Pause, resume or cancel the print that is on; done when it shows `goal` (None: when it is no longer on)."""
+    printer = context.printer
+    on = (JobState.PRINTING, JobState.PAUSED)
+
+    def seen() -> bool:
+        return printer.state.klippy is KlippyState.READY and (
+            printer.state.job is goal if goal else printer.state.job not in on
+        )
+
+    def over() -> bool:
+        return seen() or printer.state.job not in on
+
+    with printer.operation(phase):
+        await printer.carry_out(what, call, over, timeout=PATIENCE)
+    if not seen():
+        raise errors.NotPrinting(f"{what} came too late: the print has ended ({printer.state.job}).")
+
+
+@command("printer_control.emergency_stop", lane=Lane.BESIDE, needs_ready=False)
+async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
+    printer, message = context.printer, "Emergency stop command issued successfully."
+    already = printer.state.klippy is KlippyState.SHUTDOWN
+    try:
+        await printer.api.emergency_stop()
+    except RpcError as error:
+        raise gcode.refusal(error) from None
+    if not await printer.until(lambda: printer.state.klippy in (KlippyState.SHUTDOWN, KlippyState.ERROR), 5.0):
+        raise errors.OutcomeUnknown("Klipper accepted the emergency stop, but was not seen to shut down within 5 s.")
+    return success(message, already=True) if already else success(message)
+
+
+@command("printer_control.restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
+async def restart(context: Context, parameters: Parameters) -> Answer:
+    await _restart(context, "The restart", context.printer.api.restart(timeout=None))
+    return success("Restart command issued successfully.")
+
+
+@command("printer_control.firmware_restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
+async def firmware_restart(context: Context, parameters: Parameters) -> Answer:
+    await _restart(context, "The firmware restart", context.printer.api.firmware_restart(timeout=None))
+    return success("Firmware restart command issued successfully.")
+
+
+async def _restart(context: Context, what: str, call: Awaitable[None]) -> None:
+    """Restart, and wait until Klipper has gone and come back. Its state right after the answer is still the old one."""
+    state, printer = context.printer.state, context.printer
+    gone = asyncio.ensure_future(printer.until(lambda: state.klippy is KlippyState.DISCONNECTED, _RESTART_ACCEPTED))
+    calling = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait({gone, calling}, return_when=asyncio.FIRST_COMPLETED)
+        if calling.done() and not gone.done():
+            await _accepted(calling)
+        if not await gone:
+            raise errors.OutcomeUnknown(
+                f"{what} was not seen within {_RESTART_ACCEPTED:.0f} s; its outcome is unknown."
+            )
+    finally:
+        for task in (gone, calling):
+            task.cancel()
+        await asyncio.gather(gone, calling, return_exceptions=True)
+    settled = (KlippyState.READY, KlippyState.ERROR, KlippyState.SHUTDOWN)
+    if not await printer.until(lambda: state.klippy in settled, _RESTARTED):
+        raise errors.OutcomeUnknown(f"Klipper restarted, but was not ready again within {_RESTARTED:.0f} s.")
+    printer.require_ready()
+
+
+async def _accepted(calling: asyncio.Future[None]) -> None:
+    try:
+        await calling
+    except RpcError as error:
+        refused = gcode.refusal(error)
+        if not isinstance(refused, errors.PrinterOffline):  # "Klippy Disconnected" is what was asked for
+            raise refused from None
+    except (errors.ConnectionLost, RpcTimeout):
+        pass  # only the printer can tell now

@@ -1,0 +1,105 @@
+"""Every command, declared once: its name, its lane, what it needs, its handler. Nothing else lists commands.
+
+A declaration's schema is `schemas/commands/{type}.{action}.json`; `pairing` announces what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker import errors
+from printago_moonraker.commands.lanes import Lane, Lanes
+from printago_moonraker.log import printable
+from printago_moonraker.printer.phase import Phase
+
+if TYPE_CHECKING:
+    from printago_moonraker.printer.jobs import Jobs
+    from printago_moonraker.printer.printer import Printer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A command's terminal envelope: its type (`success`, `response`, `status`) and its data."""
+
+    type: str
+    data: dict[str, Any]
+
+
+def success(message: str, **more: Any) -> Answer:
+    return Answer("success", {"message": message, **more})
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler works with."""
+
+    printer: Printer
+    jobs: Jobs
+    lanes: Lanes
+
+
+Parameters = Mapping[str, Any]
+Handler = Callable[[Context, Parameters], Awaitable[Answer]]
+
+IDLE_ONLY = frozenset(phase for phase in Phase if phase.has_job)
+NOT_WHILE_PRINTING = IDLE_ONLY - {Phase.PAUSED}
+
+
+@dataclass(frozen=True)
+class Command:
+    """`busy`: the phases in which it would be in the way of a print; `needs_ready`: Klipper must take commands."""
+
+    type: str
+    action: str
+    handler: Handler
+    lane: Lane
+    needs_ready: bool
+    busy: frozenset[Phase]
+
+    def check(self, printer: Printer) -> None:
+        """Raise the CommandError that forbids this command now, if any."""
+        commands = printer.settings.commands
+        switch = {"movement_control": commands.allow_motion, "temperature_control": commands.allow_heating}
+        if not switch.get(self.type, True):
+            option = "allow_motion" if self.type == "movement_control" else "allow_heating"
+            raise errors.Forbidden(f"{self.type} is switched off on this printer ([commands] {option}: off).")
+        if self.needs_ready:
+            printer.require_ready()
+        if printer.phase in self.busy:
+            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+
+
+# The types of the protocol; the ones without a command here have none yet, and say "unknown action".
+TYPES = ("printer_control", "temperature_control", "movement_control", "camera_control", "fan_control", "light_control")
+
+REGISTRY: dict[tuple[str, str], Command] = {}
+
+
+def command(
+    name: str, *, lane: Lane = Lane.ORDERED, needs_ready: bool = True, busy: frozenset[Phase] = frozenset()
+) -> Callable[[Handler], Handler]:
+    """Declare the decorated handler as the command `type.action`."""
+    kind, _, action = name.partition(".")
+
+    def declare(handler: Handler) -> Handler:
+        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy)
+        return handler
+
+    return declare
+
+
+def find(kind: str, action: str) -> Command:
+    """The command of that name. Raises UnknownType, UnknownAction with the plugin's sentences."""
+    if kind not in TYPES:
+        raise errors.UnknownType(f"Unknown Printago command type: {printable(kind)}")
+    found = REGISTRY.get((kind, action))
+    if found is None:
+        raise errors.UnknownAction(f"Unknown action for {kind}: {printable(action)}")
+    return found
+
+
+def names() -> list[str]:
+    """All commands as `type.action`, sorted."""
+    return sorted(f"{kind}.{action}" for kind, action in REGISTRY)

@@ -1,0 +1,136 @@
+"""Which change is which event: OctoPrint's names and members, because Printago knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker.log import printable
+from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.printer.facts import short_name
+from printago_moonraker.printer.phase import Phase
+from printago_moonraker.printer.prints import Change, Print, Transition
+from printago_moonraker.status import measure, state_string
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from printago_moonraker.printer.printer import Printer
+
+Event = tuple[str, dict[str, Any]]
+
+GCODE_ENDINGS = (".gcode", ".g", ".gco")
+
+
+@dataclass
+class EventSource:
+    """Compares the printer with what was last reported of it. One per printer, called after every change, in order."""
+
+    printer: Printer
+    _phase: Phase = Phase.OFFLINE
+    _connected: bool = False
+    _homed: str = ""
+    _tool: str = ""
+    _layer: int | None = None
+    _runout: dict[str, bool] = field(default_factory=dict)
+
+    def events(self, transitions: list[Transition]) -> Iterator[Event]:
+        """The events of one change, in the order in which a person would tell them."""
+        ready = self.printer.state.klippy is KlippyState.READY and self.printer.state.moonraker
+        if ready and not self._connected:
+            yield "Connected", {"port": self.printer.config.moonraker_url, "baudrate": None}
+        yield from self._state_changes()
+        for transition in transitions:
+            yield transition.change.value, print_payload(self.printer, transition)
+        if ready:
+            yield from self._details(fresh=not self._connected)
+        elif self._connected:
+            yield "Disconnected", {}
+        self._connected = ready
+
+    def _state_changes(self) -> Iterator[Event]:
+        phase = self.printer.phase
+        if phase is self._phase:
+            return
+        before, self._phase = self._phase, phase
+        yield "PrinterStateChanged", {"state_id": phase.value, "state_string": state_string(self.printer)}
+        if phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR) and before not in (Phase.ERROR, Phase.CLOSED_WITH_ERROR):
+            message = printable(self.printer.state.klippy_message.strip().partition("\n")[0])
+            yield "Error", {"error": message or state_string(self.printer), "reason": str(self.printer.state.klippy)}
+            if "M112" in message or "emergency" in message.lower() or "webhooks request" in message:
+                yield "EStop", {"reason": message}
+
+    def _details(self, *, fresh: bool) -> Iterator[Event]:
+        """What else the printer did. After a connect everything is news, and so nothing is."""
+        state = self.printer.state
+        homed, tool = state.homed_axes, state.get("toolhead", "extruder", "")
+        layer = state.record("print_stats", "info").get("current_layer")
+        if not fresh and set(homed) - set(self._homed):
+            yield "Home", {"axes": homed}
+        if not fresh and tool != self._tool and tool and self._tool:
+            yield "ToolChange", {"old": _tool_number(self._tool), "new": _tool_number(tool)}
+        if not fresh and layer != self._layer and layer is not None and self.printer.phase.has_job:
+            yield "LayerChange", {"current": layer, "total": state.record("print_stats", "info").get("total_layer")}
+        self._homed, self._tool, self._layer = homed, tool, layer
+        for name in self.printer.facts.filament_sensors:
+            runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
+            if runout and not self._runout.get(name, runout):
+                yield "FilamentRunout", {"sensor": short_name(name)}
+            self._runout[name] = runout
+
+
+def print_payload(printer: Printer, transition: Transition) -> dict[str, Any]:
+    """The members of a print event: which file, whose job, and how long, how far and why where that applies."""
+    payload = file_payload(transition.job)
+    if transition.change in (Change.PAUSED, Change.FAILED, Change.CANCELLED) and printer.state.moonraker:
+        completion = measure(printer).completion
+        payload["progress"] = int(completion) if completion is not None else None
+    if transition.change in (Change.DONE, Change.FAILED, Change.CANCELLED):
+        payload["time"] = round(transition.job.time, 3)
+    if transition.reason is not None:
+        payload["reason"] = printable(transition.reason)
+    return payload
+
+
+def file_payload(job: Print) -> dict[str, Any]:
+    """OctoPrint's members of a file, and the identity of its print."""
+    name = job.filename.rpartition("/")[2]
+    return {
+        "name": name,
+        "path": job.filename,
+        "origin": "local",
+        "size": job.size,
+        "job_id": job.job_id,
+        "source": job.source,
+    }
+
+
+def file_event(params: dict[str, Any]) -> Event | None:
+    """The event of one `notify_filelist_changed`, None for what is no G-code file of the user's (thumbnails, folders,
+    configuration).
+    """
+    item = params.get("item") or {}
+    path = str(item.get("path", ""))
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    if item.get("root") != "gcodes" or hidden or not path.lower().endswith(GCODE_ENDINGS):
+        return None
+    name = {
+        "create_file": "FileAdded",
+        "modify_file": "FileAdded",
+        "move_file": "FileAdded",
+        "delete_file": "FileRemoved",
+    }.get(str(params.get("action")))
+    if name is None:
+        return None
+    return name, {
+        "name": path.rpartition("/")[2],
+        "path": path,
+        "storage": "local",
+        "origin": "local",
+        "size": item.get("size"),
+    }
+
+
+def _tool_number(extruder: str) -> int:
+    digits = extruder.removeprefix("extruder")
+    return int(digits) if digits.isdecimal() else 0

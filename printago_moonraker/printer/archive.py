@@ -1,0 +1,64 @@
+"""A sliced 3MF archive (`.gcode.3mf`): one G-code file for each plate, in a ZIP.
+
+A ZIP's table of contents is at its end, so, unlike plain G-code, the archive has to lie on the disk for a moment: in an
+unnamed temporary file that goes with its last reader, also after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from contextlib import asynccontextmanager
+from typing import IO, TYPE_CHECKING
+
+from printago_moonraker.errors import DownloadFailed, DownloadTooLarge, FileNotFound, NoSpace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+MAGIC = b"PK\x03\x04"
+_PLATE = re.compile(r"Metadata/plate_(\d+)\.gcode")
+_CHUNK = 256 * 1024
+_SPARE = 0.05  # of the disk stays free
+
+
+@asynccontextmanager
+async def spooled(chunks: AsyncIterator[bytes], folder: Path) -> AsyncIterator[IO[bytes]]:
+    """The bytes of `chunks` in a temporary file below `folder`, for the length of the block. Raises NoSpace."""
+    await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        spare = int(shutil.disk_usage(folder).total * _SPARE)
+        async for chunk in chunks:
+            if shutil.disk_usage(folder).free - len(chunk) < spare:
+                raise NoSpace("The disk is too full to open the archive: less than 5 % would stay free.")
+            await asyncio.to_thread(file.write, chunk)
+        yield file
+
+
+async def plate_gcode(file: IO[bytes], plate: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The G-code of one plate, in pieces. Raises FileNotFound, DownloadFailed, DownloadTooLarge (an archive may unpack
+    to anything).
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            member = _find(archive, plate)
+            if member.file_size > max_bytes:
+                raise DownloadTooLarge(f"The plate's G-code has {member.file_size} bytes; {max_bytes} are allowed.")
+            with archive.open(member) as gcode:
+                while piece := await asyncio.to_thread(gcode.read, _CHUNK):
+                    yield piece
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadFailed(f"The 3MF archive cannot be read: {error}.") from None
+
+
+def _find(archive: zipfile.ZipFile, plate: int) -> zipfile.ZipInfo:
+    plates = {int(match[1]): member for member in archive.infolist() if (match := _PLATE.fullmatch(member.filename))}
+    if plate in plates:
+        return plates[plate]
+    there = f"plates {', '.join(map(str, sorted(plates)))}" if plates else "no sliced plate at all"
+    raise FileNotFound(f"The 3MF archive holds no G-code for plate {plate}; it holds {there}.")

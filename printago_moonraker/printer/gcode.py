@@ -1,0 +1,95 @@
+"""Every form of G-code that the agent may write, and what Klipper's refusals mean.
+
+Nothing from a command reaches G-code except numbers formatted here and names looked up in the printer's own object
+list. Sources: Klipper docs, G-Codes.md; the texts of refusals are measured (docs/klipper.md).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from printago_moonraker import errors
+from printago_moonraker.log import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from printago_moonraker.moonraker.rpc import RpcError
+
+_PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
+_STATE = "printago"
+RESTORE = f"RESTORE_GCODE_STATE NAME={_STATE}"
+_SAVE = f"SAVE_GCODE_STATE NAME={_STATE}"
+
+_REFUSALS: tuple[tuple[str, type[errors.CommandError]], ...] = (
+    ("Must home axis first", errors.NotHomed),
+    ("Move out of range", errors.OutOfRange),
+    ("Move exceeds maximum extrusion", errors.OutOfRange),
+    ("Extrude only move too long", errors.OutOfRange),
+    ("Requested temperature", errors.OutOfRange),
+    ("Extrude below minimum temp", errors.TooCold),
+    ("SD busy", errors.Busy),
+    ("Unable to open file", errors.FileNotFound),
+    ("Klippy Host not connected", errors.PrinterOffline),
+    ("Klippy Disconnected", errors.PrinterOffline),
+)
+_NOT_READY = ("Printer is not ready", "Printer is shutdown", "Printer is halted", "due to printer shutdown")
+
+
+def number(value: float) -> str:
+    """A number as Klipper reads it: plain decimal, at most four places. Raises ValueError for what is not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number for G-code")
+    text = f"{value:.4f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def quoted(name: str) -> str:
+    """A name from the object list as a parameter's value: Klipper splits parameters as a shell does."""
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    if not name.isprintable() or '"' in name or "\\" in name:
+        raise errors.NotSupported(
+            f"The name {printable(name, 60)!r} in the printer's configuration cannot be written in G-code."
+        )
+    return f'"{name}"'
+
+
+def set_heater(name: str, target: float) -> str:
+    """`name` is a heater's short name from the object list, `target` in °C."""
+    return f"SET_HEATER_TEMPERATURE HEATER={quoted(name)} TARGET={number(target)}"
+
+
+def home(axes: Iterable[str]) -> str:
+    """`axes` out of x, y, z; none means all."""
+    return " ".join(["G28", *(axis.upper() for axis in axes)])
+
+
+def jog(distances: Mapping[str, float], *, relative: bool, speed: float) -> str:
+    """One linear move of x, y, z in mm at `speed` mm/min, inside a saved G-code state."""
+    words = " ".join(f"{axis.upper()}{number(value)}" for axis, value in distances.items())
+    return "\n".join([_SAVE, "G91" if relative else "G90", f"G1 {words} F{number(speed)}", "M400", RESTORE])
+
+
+def extrude(amount: float, *, speed: float, tool: str | None, active: str | None) -> str:
+    """Relative extrusion of `amount` mm at `speed` mm/min. `tool`: an extruder's object name when it is not the active
+    one, which is activated again.
+    """
+    move = [_SAVE, "M83", f"G1 E{number(amount)} F{number(speed)}", "M400", RESTORE]
+    if tool is None or active is None:
+        return "\n".join(move)
+    return "\n".join([f"ACTIVATE_EXTRUDER EXTRUDER={tool}", *move, f"ACTIVATE_EXTRUDER EXTRUDER={active}"])
+
+
+def refusal(error: RpcError) -> errors.CommandError:
+    """Klipper's own words as the command error that they mean."""
+    text = error.message.strip()
+    sentence = printable(text.replace("\n", " "), 300)
+    for start, kind in _REFUSALS:
+        if text.startswith(start):
+            return kind(sentence)
+    if any(words in text for words in _NOT_READY):
+        return errors.PrinterNotReady(f"The printer is not ready: {sentence}")
+    return errors.GcodeError(sentence)

@@ -1,0 +1,229 @@
+"""Files for prints: fetched from the cloud, uploaded to Moonraker, started, and tidied away."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from printago_moonraker import errors
+from printago_moonraker.moonraker.http import Download, Uploaded, upload
+from printago_moonraker.printer import archive, names
+from printago_moonraker.printer.phase import Phase
+from printago_moonraker.urlpolicy import UrlPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+
+    from printago_moonraker.printer.printer import Printer
+
+_SPARE = 0.05  # of the printer's disk stays free
+_PROGRESS_INTERVAL = 2.0  # s
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that lies on the printer. `path` is relative to the gcodes root, `size` in bytes, `duration` in s."""
+
+    path: str
+    size: int
+    sha256: str
+    duration: float
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "file_name": self.path.rpartition("/")[2],
+            "path": self.path,
+            "size": self.size,
+            "sha256": self.sha256,
+            "duration": self.duration,
+        }
+
+
+class Jobs:
+    """One printer's transfers and starts."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+        self._settings = printer.settings.transfers
+        self._policy = UrlPolicy(allow_http=self._settings.allow_http, allowed_hosts=self._settings.allowed_hosts)
+
+    def path_of(self, file_name: str) -> str:
+        """Where the file that a command names lies below the gcodes root. Raises ForbiddenPath."""
+        return names.in_folder(file_name, self._settings.folder)
+
+    async def fetch(self, parameters: Mapping[str, Any]) -> Fetched:
+        """Stream the file of a `download_gcode` into Moonraker; the name appears there only when the file is whole.
+
+        Raises the CommandErrors of a transfer. Cancelling is safe: nothing is left.
+        """
+        url, plate = parameters["url"], parameters.get("plate") or 1
+        name = names.download_name(url, parameters.get("file_name"), self._settings.folder, plate)
+        path = f"{self._settings.folder}/{name}"
+        job_id = parameters.get("job_id") or parameters.get("printago_job")
+        self._refuse_if_printing(path)
+        if job_id:
+            self._printer.prints.name_file(path, job_id)
+        with self._told(path, job_id) as payload:
+            limit, on_disk = await self._room()
+            try:
+                fetched = await self._stream(parameters, path, limit, payload)
+            except errors.DownloadTooLarge as error:
+                if on_disk < self._settings.max_download_size:
+                    raise errors.NoSpace(
+                        f"The printer's disk has room for {limit} bytes, with 5 % to spare; the file is larger."
+                    ) from error
+                raise
+            payload.update(size=fetched.size, time=fetched.duration)
+        await self._analysed(fetched)
+        await self._tidy(keep=path)
+        return fetched
+
+    async def start(self, path: str, job_id: str | None) -> None:
+        """Start the print of `path` (below the gcodes root), and wait until it is seen. Raises the CommandErrors of a
+        start.
+        """
+        printer = self._printer
+        if await printer.api.file_metadata(path) is None and not await self._exists(path):
+            raise errors.FileNotFound(f"File does not exist: {path}")
+        # Looked at again: another client may have started one while Moonraker looked for the file.
+        if printer.phase.has_job:
+            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
+        printer.prints.expect(path, job_id, printer.state)
+        seen_over = False
+
+        def seen() -> bool:
+            nonlocal seen_over
+            seen_over = seen_over or printer.prints.is_over(printer.state)
+            return seen_over or printer.is_printing(path)
+
+        with printer.operation(Phase.STARTING):
+            try:
+                await printer.carry_out("The print start", printer.api.print_start(path, timeout=None), seen)
+            except errors.OutcomeUnknown:
+                raise  # it may start yet, and is then still Printago's
+            except errors.CommandError:
+                printer.prints.forget_expected()
+                raise
+
+    # ------------------------------------------------------------------------------------------------------- transfer
+
+    async def _stream(self, parameters: Mapping[str, Any], path: str, limit: int, payload: dict[str, Any]) -> Fetched:
+        begun = time.monotonic()
+        async with Download(
+            parameters["url"],
+            self._policy,
+            max_bytes=limit,
+            expected_size=parameters.get("size"),
+            expected_sha256=parameters.get("sha256"),
+        ) as download:
+            payload["size"] = download.total
+            self._printer.emit("TransferStarted", dict(payload))
+            async with aclosing(self._progress(download, payload)) as chunks:
+                first = await anext(chunks, b"")
+                whole = _chain(first, chunks)
+                if first.startswith(archive.MAGIC):
+                    uploaded = await self._upload_plate(whole, parameters.get("plate") or 1, path, limit)
+                elif names.is_archive(parameters.get("file_name") or urlsplit(parameters["url"]).path):
+                    raise errors.DownloadFailed("The file is called .3mf, but is not a 3MF archive.")
+                else:
+                    uploaded = await self._upload(whole, path)
+        return Fetched(path, uploaded.size, uploaded.sha256, round(time.monotonic() - begun, 3))
+
+    async def _upload_plate(self, chunks: AsyncIterator[bytes], plate: int, path: str, limit: int) -> Uploaded:
+        """Open a 3MF archive on the way, and upload one plate's G-code out of it."""
+        folder = self._printer.settings.printago.data_path
+        async with archive.spooled(chunks, folder) as file, aclosing(archive.plate_gcode(file, plate, limit)) as gcode:
+            return await self._upload(gcode, path)
+
+    async def _upload(self, chunks: AsyncIterator[bytes], path: str) -> Uploaded:
+        self._refuse_if_printing(path)
+        folder, _, name = path.rpartition("/")
+        config = self._printer.config
+        return await upload(config.moonraker_url, chunks, name=name, folder=folder, api_key=config.moonraker_api_key)
+
+    async def _progress(self, download: Download, payload: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """The download's chunks, telling now and then how far it is."""
+        told = time.monotonic()
+        async for chunk in download:
+            yield chunk
+            now = time.monotonic()
+            if now - told >= _PROGRESS_INTERVAL:
+                told = now
+                percent = round(100 * download.received / download.total, 1) if download.total else None
+                self._printer.emit("TransferProgress", {**payload, "received": download.received, "progress": percent})
+
+    @contextmanager
+    def _told(self, path: str, job_id: str | None) -> Iterator[dict[str, Any]]:
+        """Tell how the transfer ended, whatever the end. The yielded payload is sent with it."""
+        payload: dict[str, Any] = {
+            "name": path.rpartition("/")[2],
+            "path": path,
+            "origin": "local",
+            "size": None,
+            "job_id": job_id,
+            "source": "printago",
+        }
+        try:
+            yield payload
+        except errors.CommandError as error:
+            self._printer.emit("TransferFailed", {**payload, "reason": str(error), "code": error.code})
+            raise
+        except BaseException:
+            self._printer.emit(
+                "TransferFailed", {**payload, "reason": "The transfer was given up.", "code": "cancelled"}
+            )
+            raise
+        self._printer.emit("TransferDone", payload)
+
+    async def _room(self) -> tuple[int, int]:
+        """How many bytes a download may have now, and how many the printer's disk would hold with 5 % to spare."""
+        directory = await self._printer.api.get_directory("gcodes")
+        if directory is None or not directory.disk_total:
+            return self._settings.max_download_size, self._settings.max_download_size
+        room = max(0, directory.disk_free - int(directory.disk_total * _SPARE))
+        if room == 0:
+            raise errors.NoSpace("The printer's disk is full: less than 5 % is free.")
+        return min(self._settings.max_download_size, room), room
+
+    async def _analysed(self, fetched: Fetched) -> None:
+        """Moonraker has read the file's metadata by the time the upload is answered."""
+        metadata = await self._printer.api.file_metadata(fetched.path) or {}
+        result = {
+            "estimatedPrintTime": metadata.get("estimated_time"),
+            "filament": {"tool0": {"length": metadata.get("filament_total")}},
+        }
+        name = fetched.path.rpartition("/")[2]
+        self._printer.emit(
+            "MetadataAnalysisFinished", {"name": name, "path": fetched.path, "origin": "local", "result": result}
+        )
+
+    async def _tidy(self, keep: str) -> None:
+        """Delete all but the newest files of the folder; the one that is loaded and the one just fetched stay."""
+        directory = await self._printer.api.get_directory(f"gcodes/{self._settings.folder}")
+        if directory is None:
+            return
+        files = sorted(directory.files, key=lambda file: float(file.get("modified", 0.0)), reverse=True)
+        files = [file for file in files if str(file["filename"]).lower().endswith(names.GCODE_ENDINGS)]
+        for file in files[self._settings.max_printago_files :]:
+            path = f"{self._settings.folder}/{file['filename']}"
+            if path != keep and not self._printer.is_printing(path):
+                await self._printer.api.delete_file(f"gcodes/{path}")
+
+    async def _exists(self, path: str) -> bool:
+        """A file without metadata (none could be read out of it) is a file all the same."""
+        folder, _, name = path.rpartition("/")
+        directory = await self._printer.api.get_directory(f"gcodes/{folder}")
+        return directory is not None and any(file["filename"] == name for file in directory.files)
+
+    def _refuse_if_printing(self, path: str) -> None:
+        if self._printer.is_printing(path):
+            raise errors.Busy(f"{path} is printing; it can be replaced when the print has ended.")
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk

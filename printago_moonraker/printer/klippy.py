@@ -1,0 +1,97 @@
+"""Follows Klipper through its restarts: subscribes when it is there, again whenever it came back, and asks while it is
+silent.
+
+Each restart of Klipper drops the subscription without a word, and starting up and failing to are silent: no
+notification tells of them. So while Klipper is not there, Moonraker is asked every second. Source: docs/klipper.md,
+measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from printago_moonraker.moonraker.api import KlippyState, Moonraker
+from printago_moonraker.moonraker.rpc import RpcError
+from printago_moonraker.printer.facts import read_facts
+from printago_moonraker.printer.prints import history_status
+from printago_moonraker.printer.state import subscription
+
+if TYPE_CHECKING:
+    from printago_moonraker.printer.printer import Printer
+
+logger = logging.getLogger(__name__)
+
+POLL = 1.0  # s
+_ATTACHED = (KlippyState.READY, KlippyState.SHUTDOWN, KlippyState.ERROR)
+
+
+class KlippyWatch:
+    """For the length of one connection to Moonraker."""
+
+    def __init__(self, printer: Printer, api: Moonraker) -> None:
+        self._printer = printer
+        self._api = api
+        self._news = asyncio.Event()
+
+    def ready(self) -> None:
+        """`notify_klippy_ready`: whatever was subscribed before is gone."""
+        self._news.set()
+
+    def disconnected(self) -> None:
+        """`notify_klippy_disconnected`. Nothing more will be pushed: what Klipper said last is not true any more."""
+        self._printer.klippy_is(KlippyState.DISCONNECTED)
+        self._news.set()
+
+    def shutdown(self) -> None:
+        """`// Klipper state: Shutdown`, which comes up to 250 ms before the status that says so."""
+        if self._printer.state.klippy is KlippyState.READY:
+            self._printer.klippy_is(KlippyState.SHUTDOWN, self._printer.state.klippy_message)
+
+    async def run(self) -> None:
+        """Until the connection ends. Raises ConnectionLost. Cancelling is safe."""
+        while True:
+            self._news.clear()
+            attached = await self._look()
+            await self._settle()
+            try:
+                async with asyncio.timeout(None if attached else POLL):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> bool:
+        """Take in Klipper's present state; True when it is subscribed to, so that it will say what changes."""
+        try:
+            info = await self._api.server_info()
+            if not info.klippy_connected:
+                self._note(KlippyState.DISCONNECTED)
+                return False
+            if info.klippy_state not in _ATTACHED:
+                self._note(info.klippy_state)
+                return False
+            await self._subscribe()
+        except RpcError as error:
+            # Klipper went away between two calls.
+            logger.debug("%s: %s", self._printer.config.name, error)
+            return False
+        return not self._news.is_set()
+
+    def _note(self, state: KlippyState) -> None:
+        if self._printer.state.klippy is not state:
+            self._printer.klippy_is(state)
+
+    async def _subscribe(self) -> None:
+        printer = self._printer
+        objects = await self._api.objects_list()
+        status = await self._api.subscribe(subscription(objects))
+        printer.versions["klipper"] = (await self._api.printer_info()).software_version
+        printer.facts = read_facts(objects, status)
+        printer.snapshot(status)
+
+    async def _settle(self) -> None:
+        """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
+        job = self._printer.prints.current
+        if self._printer.prints.unsettled and job:
+            self._printer.settle(history_status(await self._api.history_list(limit=20), job.filename))

@@ -1,0 +1,229 @@
+"""One printer, as both links meet it: commands go down through it, state comes up from it.
+
+It owns the state, the current print, and the way in which a command's outcome is judged: by what the printer shows,
+never by what a call returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker import errors
+from printago_moonraker.log import printable
+from printago_moonraker.moonraker.api import KlippyState, Moonraker
+from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
+from printago_moonraker.printer import gcode
+from printago_moonraker.printer.facts import Facts
+from printago_moonraker.printer.phase import Phase, phase_of
+from printago_moonraker.printer.prints import Change, PrintTracker, Transition
+from printago_moonraker.printer.state import JobState, PrinterState
+
+if TYPE_CHECKING:
+    from printago_moonraker.config import Config, PrinterConfig
+
+logger = logging.getLogger(__name__)
+
+# After a call returned, Klipper's status follows within a tick of 250 ms; a loaded Pi gets more.
+SETTLE = 5.0
+# Klipper may take as long as the printer's own macros and heaters need. Past this, the sentence says that the outcome
+# is unknown.
+PATIENCE = 600.0
+
+Seen = Callable[[], bool]
+
+
+class Printer:
+    """State, current print and equipment of one printer. Lives as long as its session; touched only from the event
+    loop.
+    """
+
+    def __init__(self, config: PrinterConfig, settings: Config, *, emit: Callable[[str, dict[str, Any]], None]) -> None:
+        """`emit(event, payload)` sends an event to Printago."""
+        self.config = config
+        self.settings = settings
+        self.emit = emit
+        self.state = PrinterState()
+        self.facts = Facts()
+        self.prints = PrintTracker()
+        self.under_way: Phase | None = None
+        self.metadata: dict[str, Any] = {}  # Moonraker's, of the file that is loaded
+        self.print_times: tuple[float, ...] = ()  # seconds that this file took before, newest first
+        self.old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
+        self.versions: dict[str, str | None] = {"klipper": None, "moonraker": None}
+        self.webcams: tuple[str, ...] = ()
+        self.on_change: Callable[[list[Transition]], None] = lambda _: None
+        self._api: Moonraker | None = None
+        self._watchers: dict[asyncio.Future[None], Seen] = {}
+
+    # ------------------------------------------------------------------------------------------------ what comes up
+
+    @property
+    def phase(self) -> Phase:
+        state = self.state
+        return phase_of(
+            moonraker=state.moonraker,
+            klippy=state.klippy,
+            job=state.job,
+            under_way=self.under_way,
+            progress=state.get("virtual_sdcard", "progress", 0.0),
+        )
+
+    def attach(self, api: Moonraker) -> None:
+        """Moonraker is there; Klipper's state is not known yet."""
+        self._api = api
+        self.state.moonraker = True
+
+    def detach(self) -> None:
+        """Moonraker is gone. What Klipper said before is dropped: a picture that cannot be true must not be shown."""
+        self._api = None
+        self.prints.lost_sight()
+        self.state.moonraker = False
+        self.klippy_is(KlippyState.UNKNOWN)
+
+    def snapshot(self, status: Mapping[str, Mapping[str, Any]]) -> None:
+        self.state.snapshot(status)
+        self.changed()
+
+    def apply(self, delta: Mapping[str, Mapping[str, Any]]) -> None:
+        self.state.apply(delta)
+        self.changed()
+
+    def klippy_is(self, state: KlippyState, message: str = "") -> None:
+        self.state.klippy_is(state, message)
+        self.changed()
+
+    def settle(self, status: str | None) -> None:
+        """Moonraker's history said how the print ended that was on when the printer went out of sight."""
+        self.on_change(self.prints.settle(status))
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell everybody who waits, synchronously, so that no state between two awaits is missed."""
+        transitions = self.prints.observe(self.state, time.monotonic(), cancelling=self.under_way is Phase.CANCELLING)
+        if any(transition.change is Change.STARTED for transition in transitions):
+            self.old_progress = self.state.number("display_status", "progress")
+        self.on_change(transitions)
+        for future, seen in list(self._watchers.items()):
+            if not future.done() and seen():
+                future.set_result(None)
+
+    # ---------------------------------------------------------------------------------------------- what goes down
+
+    @property
+    def api(self) -> Moonraker:
+        """Moonraker's calls. Raises PrinterOffline while it is not connected."""
+        if self._api is None:
+            raise errors.PrinterOffline(f"Moonraker at {self.config.moonraker_url} is not reachable.")
+        return self._api
+
+    def require_ready(self) -> None:
+        """Raises PrinterOffline or PrinterNotReady, with what Klipper says, unless Klipper takes commands."""
+        _ = self.api
+        klippy, message = self.state.klippy, printable(self.state.klippy_message.partition("\n")[0])
+        if klippy is KlippyState.DISCONNECTED:
+            raise errors.PrinterOffline("Klipper is not running on the printer's host.")
+        if klippy is not KlippyState.READY:
+            raise errors.PrinterNotReady(
+                f"Klipper is not ready ({klippy}): {message}" if message else f"Klipper is not ready ({klippy})."
+            )
+
+    @contextmanager
+    def operation(self, phase: Phase) -> Iterator[None]:
+        """Show `phase` (STARTING, PAUSING, RESUMING, CANCELLING) until the printer shows its end or the command ends."""
+        before, self.under_way = self.under_way, phase
+        self.changed()
+        try:
+            yield
+        finally:
+            self.under_way = before if before is not phase else None
+            self.changed()
+
+    async def until(self, seen: Seen, timeout: float) -> bool:
+        """Wait until `seen()` is true of the state; False after `timeout` seconds. Cancelling is safe."""
+        if seen():
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers[future] = seen
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            del self._watchers[future]
+        return True
+
+    async def carry_out(
+        self, what: str, call: Awaitable[Any], seen: Seen | None = None, *, timeout: float = PATIENCE
+    ) -> None:
+        """Make a call to Klipper and judge it by what the printer shows: done when `seen()`, or, without `seen`, when
+        the call returned.
+
+        `what` names the action in sentences ("The pause"). Raises the CommandError that Klipper's refusal means,
+        PrinterNotReady when Klipper stops meanwhile, OutcomeUnknown after `timeout` seconds. Cancelling gives up the
+        waiting, not what Klipper has accepted.
+        """
+        calling = asyncio.ensure_future(call)
+        watching = asyncio.ensure_future(self._watch(seen))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.wait({calling, watching}, return_when=asyncio.FIRST_COMPLETED)
+                if not watching.done():
+                    await self._judge_answer(what, calling, seen)
+        except TimeoutError:
+            raise errors.OutcomeUnknown(
+                f"{what} was not seen within {timeout:.0f} s; its outcome is unknown."
+            ) from None
+        finally:
+            for task in (calling, watching):
+                task.cancel()
+            await asyncio.gather(calling, watching, return_exceptions=True)
+        self._still_standing(what, seen)
+
+    async def _watch(self, seen: Seen | None) -> None:
+        """Ends when the goal is seen, or when Klipper has stopped and can only be waited for in vain."""
+        await self.until(lambda: self._stopped() or bool(seen and seen()), PATIENCE * 2)
+
+    async def _judge_answer(self, what: str, calling: asyncio.Future[Any], seen: Seen | None) -> None:
+        try:
+            calling.result()
+        except RpcError as error:
+            if seen and seen():
+                return
+            raise gcode.refusal(error) from None
+        except (errors.ConnectionLost, RpcTimeout) as error:
+            # Klipper may have accepted it. Only the printer can tell.
+            logger.info("%s: %s; watching what the printer does", what, error)
+            if seen is None or not await self.until(seen, SETTLE * 6):
+                raise errors.OutcomeUnknown(f"{what} got no answer ({error}); its outcome is unknown.") from None
+        else:
+            if seen and not await self.until(lambda: self._stopped() or seen(), SETTLE):
+                raise errors.OutcomeUnknown(
+                    f"Klipper accepted it, but {what[0].lower()}{what[1:]} was not seen within {SETTLE:.0f} s."
+                )
+
+    def _stopped(self) -> bool:
+        """Klipper is known to have stopped; while it is out of sight it may well go on."""
+        return self.state.moonraker and self.state.klippy not in (KlippyState.READY, KlippyState.UNKNOWN)
+
+    def _still_standing(self, what: str, seen: Seen | None) -> None:
+        """An emergency stop makes Klipper answer "ok" to what it cut short."""
+        if self._stopped() and not (seen and seen()):
+            if self.state.klippy is KlippyState.DISCONNECTED:
+                raise errors.PrinterOffline(f"{what} was cut short: Klipper is not running any more.")
+            message = printable(self.state.klippy_message.partition("\n")[0]) or f"Klipper is {self.state.klippy}"
+            raise errors.PrinterNotReady(f"{what} was cut short: {message}.")
+
+    async def script(self, what: str, script: str, seen: Seen | None = None, *, timeout: float = PATIENCE) -> None:
+        """Run G-code made by `printer.gcode`; see `carry_out`."""
+        await self.carry_out(what, self.api.gcode_script(script, timeout=None), seen, timeout=timeout)
+
+    def is_printing(self, filename: str) -> bool:
+        """Whether that file (relative to the gcodes root) is the job that is on, running or paused."""
+        on = self.state.job in (JobState.PRINTING, JobState.PAUSED)
+        return on and self.state.filename.lower() == filename.lower()

@@ -1,0 +1,210 @@
+"""Which print is on, whose it is, and how it ended: decisions only, no I/O.
+
+Klipper forgets a job at each restart and names none but its file, so identity is kept here. Each print gives exactly
+one end. Where Klipper alone cannot tell (the link was down meanwhile), `unsettled` says so and Moonraker's history
+settles it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.printer.state import JobState, PrinterState
+
+# A G-code error and the cancel that the configuration made of it (`on_error_gcode: CANCEL_PRINT`) are this close
+# together at most, in seconds: Klipper shows no other difference to a cancel by a person.
+ERROR_TO_CANCEL = 10.0
+
+
+class Change(Enum):
+    STARTED = "PrintStarted"
+    PAUSED = "PrintPaused"
+    RESUMED = "PrintResumed"
+    DONE = "PrintDone"
+    FAILED = "PrintFailed"
+    CANCELLED = "PrintCancelled"
+
+
+@dataclass(frozen=True)
+class Print:
+    """One print. `filename` is relative to Moonraker's gcodes root, `time` the seconds since its start."""
+
+    filename: str
+    source: str = "local"
+    job_id: str | None = None
+    size: int | None = None
+    time: float = 0.0
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class Transition:
+    change: Change
+    job: Print
+    reason: str | None = None
+
+
+@dataclass
+class PrintTracker:
+    """The one owner of the current print."""
+
+    current: Print | None = None
+    _expected: tuple[Print, int] | None = None  # and the state's job_revision at that moment
+    _job_ids: dict[str, str] = field(default_factory=dict)
+    _last_error: tuple[float, str] | None = None
+    _seen: bool = False  # the first look adopts a running print silently: its start was before this process's time
+    _gap: bool = False  # the printer was out of sight since the last look
+    # The print ended while out of sight, and Klipper has forgotten how: ask Moonraker's history, then `settle`.
+    unsettled: bool = False
+
+    def expect(self, filename: str, job_id: str | None, state: PrinterState) -> None:
+        """The agent is about to start `filename`: when it is seen printing, it is Printago's, however late that is."""
+        self._expected = Print(filename, "printago", job_id or self._job_ids.get(filename)), state.job_revision
+
+    def forget_expected(self) -> None:
+        """The start was refused."""
+        self._expected = None
+
+    def is_over(self, state: PrinterState) -> bool:
+        """Whether the expected print has come and gone between two ticks."""
+        if self._expected is None:
+            return False
+        job, revision = self._expected
+        ended = state.job in (JobState.COMPLETE, JobState.CANCELLED, JobState.ERROR)
+        return ended and state.job_revision > revision and state.filename.lower() == job.filename.lower()
+
+    def name_file(self, filename: str, job_id: str) -> None:
+        """A download came with the cloud's name for the print to come; the start need not repeat it."""
+        self._job_ids[filename] = job_id
+        while len(self._job_ids) > 100:
+            self._job_ids.pop(next(iter(self._job_ids)))
+
+    def gcode_error(self, text: str, now: float) -> None:
+        """A `!! ` line was seen, at `now` seconds on a monotonic clock."""
+        self._last_error = (now, text)
+
+    def lost_sight(self) -> None:
+        """The link to Moonraker is down; Klipper may go on printing."""
+        self._gap = True
+
+    def settle(self, status: str | None) -> list[Transition]:
+        """End the print that was on with the word of Moonraker's history (`completed`, `cancelled`, `klippy_shutdown`,
+        ...; None: it knows nothing).
+        """
+        self._gap, self.unsettled = False, False
+        if self.current is None:
+            return []
+        if status == "completed":
+            return [self._end(Change.DONE)]
+        if status == "cancelled":
+            return [self._end(Change.CANCELLED, "cancelled")]
+        return [self._end(Change.FAILED, status or "unknown")]
+
+    def observe(self, state: PrinterState, now: float, *, cancelling: bool = False) -> list[Transition]:
+        """What the newest state means for the print, in order. `now`: seconds on a monotonic clock; `cancelling`: the
+        agent itself cancels.
+        """
+        if not state.moonraker or state.klippy is KlippyState.UNKNOWN:
+            return []
+        self.unsettled = self._gap and self._forgotten(state)
+        if self.unsettled:
+            return []
+        if state.klippy is not KlippyState.READY:
+            return self._halted(state)
+        transitions: list[Transition] = []
+        if self.current and self._replaced(state):
+            transitions.append(self._end(Change.CANCELLED, "replaced"))
+        if self.current is None:
+            transitions += self._begin(state)
+        elif state.job is JobState.PAUSED and not self.current.paused:
+            transitions.append(self._move(Change.PAUSED, paused=True))
+        elif state.job is JobState.PRINTING and self.current.paused:
+            transitions.append(self._move(Change.RESUMED, paused=False))
+        elif not _on(state):
+            transitions.append(self._ended(state, None if cancelling else now))
+        if self.current:
+            self.current = replace(self.current, time=state.get("print_stats", "total_duration", 0.0))
+        self._seen, self._gap = True, False
+        return transitions
+
+    def _begin(self, state: PrinterState) -> list[Transition]:
+        if self.is_over(state):
+            self.current = self._claim(state.filename)
+            return [Transition(Change.STARTED, self.current), self._ended(state, None)]
+        if not _on(state):
+            return []
+        job = self._claim(state.filename)
+        size = state.get("virtual_sdcard", "file_size", 0) or None
+        self.current = replace(job, filename=state.filename, size=size, paused=state.job is JobState.PAUSED)
+        self._last_error = None
+        return [Transition(Change.STARTED, self.current)] if self._seen else []
+
+    def _claim(self, filename: str) -> Print:
+        """Klipper matches names regardless of case and reports the caller's spelling."""
+        expected, self._expected = self._expected, None
+        if expected and expected[0].filename.lower() == filename.lower():
+            return expected[0]
+        return Print(filename)
+
+    def _halted(self, state: PrinterState) -> list[Transition]:
+        self._seen, self._gap = True, False
+        if self.current is None:
+            return []
+        return [self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")]
+
+    def _ended(self, state: PrinterState, now: float | None) -> Transition:
+        if state.job is JobState.COMPLETE:
+            return self._end(Change.DONE)
+        if state.job is JobState.ERROR:
+            return self._end(Change.FAILED, _first_line(state.get("print_stats", "message", "")) or "error")
+        if self._last_error and now is not None and now - self._last_error[0] < ERROR_TO_CANCEL:
+            return self._end(Change.FAILED, self._last_error[1])
+        return self._end(Change.CANCELLED, "cancelled")
+
+    def _replaced(self, state: PrinterState) -> bool:
+        """Another job runs than the one before: Klipper shows a restart between two ticks only as a clock that ran
+        backwards.
+        """
+        if self.current is None or not _on(state):
+            return False
+        other = bool(state.filename) and state.filename.lower() != self.current.filename.lower()
+        return other or state.get("print_stats", "total_duration", self.current.time) < self.current.time - 0.5
+
+    def _forgotten(self, state: PrinterState) -> bool:
+        """The print is neither on nor shown with its end any more."""
+        if self.current is None:
+            return False
+        if state.klippy is not KlippyState.READY or self._replaced(state):
+            return True
+        return not _on(state) and (
+            state.job is JobState.STANDBY or state.filename.lower() != self.current.filename.lower()
+        )
+
+    def _move(self, change: Change, *, paused: bool) -> Transition:
+        assert self.current is not None
+        self.current = replace(self.current, paused=paused)
+        return Transition(change, self.current)
+
+    def _end(self, change: Change, reason: str | None = None) -> Transition:
+        assert self.current is not None
+        job, self.current = self.current, None
+        return Transition(change, job, reason)
+
+
+def _on(state: PrinterState) -> bool:
+    return state.job in (JobState.PRINTING, JobState.PAUSED)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def history_status(jobs: list[dict[str, Any]], filename: str) -> str | None:
+    """The status of the newest entry of Moonraker's history for that file, None when there is none."""
+    for job in jobs:
+        if str(job.get("filename", "")).lower() == filename.lower():
+            return str(job.get("status"))
+    return None

@@ -1,0 +1,224 @@
+"""One printer's lifetime: two links that know nothing of each other, and the printer between them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker import __version__, announcement, status
+from printago_moonraker.commands.executor import Executor
+from printago_moonraker.commands.lanes import Lanes
+from printago_moonraker.commands.registry import Context
+from printago_moonraker.events import EventSource, file_event
+from printago_moonraker.log import printable
+from printago_moonraker.moonraker.api import Moonraker
+from printago_moonraker.moonraker.connection import connect
+from printago_moonraker.moonraker.rpc import RpcError
+from printago_moonraker.printago.endpoint import Message, endpoint_for
+from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
+from printago_moonraker.printago.link import Link
+from printago_moonraker.printer.jobs import Jobs
+from printago_moonraker.printer.klippy import KlippyWatch
+from printago_moonraker.printer.printer import Printer
+from printago_moonraker.reporter import Reporter
+from printago_moonraker.supervise import supervise
+
+if TYPE_CHECKING:
+    from printago_moonraker.backoff import Backoff
+    from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.printer.prints import Transition
+
+logger = logging.getLogger(__name__)
+
+ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
+HISTORY = 50  # prints looked at for how long this file took before
+
+Handler = Callable[[Any], None]
+
+
+class Session:
+    """Everything of one printer. `run` is its lifetime; nothing of it outlives that."""
+
+    def __init__(self, settings: Config, config: PrinterConfig) -> None:
+        self._settings = settings
+        self._config = config
+        self.printer = Printer(config, settings, emit=self._emit)
+        self.printer.on_change = self._on_change
+        self._events = EventSource(self.printer)
+        self._link = self._make_link()
+        self._reporter = Reporter(self.printer, settings.status, self._send_status, lambda: self._link.up)
+        self._executor: Executor | None = None
+        self._watch: KlippyWatch | None = None
+        self._loaded = ""  # the file whose metadata was asked for
+        self._file_changed = asyncio.Event()
+        self._last_error = (float("-inf"), "")
+        self._handlers: dict[str, Handler] = {
+            "notify_status_update": lambda params: self.printer.apply(params[0]),
+            "notify_gcode_response": lambda params: self._on_gcode_response(str(params[0])),
+            "notify_klippy_ready": lambda _: self._on_klippy(KlippyWatch.ready),
+            "notify_klippy_disconnected": lambda _: self._on_klippy(KlippyWatch.disconnected),
+            "notify_filelist_changed": lambda params: self._on_file(params[0]),
+            "notify_proc_stat_update": lambda params: self._on_host(params[0]),
+            "notify_cpu_throttled": lambda params: self._on_throttled(params[0]),
+        }
+
+    async def run(self) -> None:
+        """Serve the printer until cancelled; then say `Shutdown` and `disconnected`. Never returns by itself."""
+        self._emit("Startup", {"version": __version__})
+        name = self._config.name
+        async with asyncio.TaskGroup() as links:
+            link = links.create_task(self._link.run(), name=f"link {name}")
+            try:
+                async with asyncio.TaskGroup() as work:
+                    self._executor = Executor(Context(self.printer, Jobs(self.printer), Lanes()), work, self._answer)
+                    work.create_task(supervise(f"{name}: Moonraker", self._moonraker), name=f"moonraker {name}")
+                    work.create_task(self._reporter.run(), name=f"reporter {name}")
+            finally:
+                # The commands under way have said their last word by now; the link carries it out.
+                self._emit("Shutdown", {})
+                link.cancel()
+
+    # ------------------------------------------------------------------------------------------------- to Printago
+
+    def _make_link(self) -> Link:
+        printago, mqtt, printer_id = self._settings.printago, self._settings.mqtt, self._config.printer_id
+        dialect = Dialect(printago.dialect)
+        topics = make_topics(
+            printer_id,
+            dialect,
+            commands=mqtt.command_topic,
+            messages=mqtt.message_topic,
+            availability=mqtt.availability_topic,
+            camera=mqtt.camera_topic,
+        )
+        return Link(
+            endpoint_for(mqtt, printer_id),
+            topics,
+            EnvelopeCodec(printer_id, printago.client_type, dialect),
+            on_command=self._on_command,
+            on_up=self._on_up,
+            name=f"{self._config.name}: Printago",
+        )
+
+    def _on_up(self) -> None:
+        """Printago is there (again): say who is here, and how it stands now."""
+        self._link.send("pairing", announcement.pairing(self.printer))
+        self._reporter.report()
+
+    def _on_command(self, message: Message) -> None:
+        if self._executor is not None:
+            self._executor.receive(message)
+
+    def _answer(self, kind: str, data: dict[str, Any], command: dict[str, str], message: Message) -> None:
+        self._link.send(kind, data, command=command, reply_to=message)
+
+    def _send_status(self) -> None:
+        self._link.send_status(lambda: status.build(self.printer))
+
+    def _emit(self, name: str, payload: dict[str, Any]) -> None:
+        self._link.send("event", {"event": name, **payload})
+
+    # ---------------------------------------------------------------------------------------------- from the printer
+
+    async def _moonraker(self, backoff: Backoff) -> None:
+        """One connection to Moonraker, from its opening to its end."""
+        config, printer = self._config, self.printer
+        key = config.moonraker_api_key
+        async with connect(config.moonraker_url, api_key=key, on_notification=self._on_notification) as connection:
+            api = Moonraker(connection)
+            await api.identify(__version__, key, client_name=config.client_name)
+            printer.versions["moonraker"] = (await api.server_info()).moonraker_version
+            printer.webcams = tuple(str(webcam.get("name")) for webcam in await api.webcams_list())
+            self._on_host(await api.proc_stats())
+            self._watch = KlippyWatch(printer, api)
+            printer.attach(api)
+            logger.info("%s: connected to Moonraker %s", config.name, printer.versions["moonraker"])
+            backoff.reset()  # it let us in and has answered; what only accepts and drops does neither
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._watch.run())
+                    tasks.create_task(self._read_metadata(api))
+                    await connection.wait_closed()
+            finally:
+                self._watch = None
+                printer.detach()
+
+    def _on_notification(self, method: str, params: Any) -> None:
+        handler = self._handlers.get(method)
+        if handler is not None:
+            handler(params)
+
+    def _on_klippy(self, tell: Callable[[KlippyWatch], None]) -> None:
+        if self._watch is not None:
+            tell(self._watch)
+
+    def _on_change(self, transitions: list[Transition]) -> None:
+        """After every change of the printer: what happened goes out as events, how it stands as a status."""
+        for name, payload in self._events.events(transitions):
+            self._emit(name, payload)
+        if self.printer.state.filename != self._loaded:
+            self._load()
+        self._reporter.mark()
+
+    def _on_gcode_response(self, text: str) -> None:
+        if text.startswith("// Klipper state: Shutdown"):
+            self._on_klippy(KlippyWatch.shutdown)
+        elif text.startswith("!!"):
+            message = printable(text.removeprefix("!!"))
+            now = time.monotonic()
+            self.printer.prints.gcode_error(message, now)
+            if message != self._last_error[1] or now - self._last_error[0] > ERROR_INTERVAL:
+                self._last_error = (now, message)
+                self._emit("Error", {"error": message, "reason": "gcode"})
+
+    def _on_file(self, params: dict[str, Any]) -> None:
+        event = file_event(params)
+        if event is None:
+            return
+        self._emit(*event)
+        if event[1]["path"] == self.printer.state.filename:
+            self._load()
+
+    def _on_host(self, stats: dict[str, Any]) -> None:
+        memory = stats.get("system_memory") or {}
+        host = self.printer.state.host
+        host["cpu_temperature"] = stats.get("cpu_temp")
+        host["load"] = (stats.get("system_cpu_usage") or {}).get("cpu")
+        host["memory"] = {name: memory[name] * 1024 for name in ("total", "available", "used") if name in memory}
+        if "throttled_state" in stats:
+            self._on_throttled(stats["throttled_state"] or {})
+
+    def _on_throttled(self, state: dict[str, Any]) -> None:
+        self.printer.state.host["throttled"] = list(state.get("flags") or [])
+
+    # ------------------------------------------------------------------------------------------------- the file's data
+
+    def _load(self) -> None:
+        """Another file is loaded, or the same one anew: what is known of it is read once."""
+        self._loaded = self.printer.state.filename
+        self.printer.metadata, self.printer.print_times = {}, ()
+        self._file_changed.set()
+
+    async def _read_metadata(self, api: Moonraker) -> None:
+        """Keep the metadata and the earlier durations of the loaded file at hand. Ends with the connection."""
+        self._file_changed.set()
+        while True:
+            await self._file_changed.wait()
+            self._file_changed.clear()
+            filename = self.printer.state.filename
+            if not filename:
+                continue
+            try:
+                metadata = await api.file_metadata(filename) or {}
+                history = await api.history_list(limit=HISTORY)
+            except RpcError as error:
+                logger.debug("%s: no metadata: %s", self._config.name, error)
+                continue
+            if filename == self.printer.state.filename:
+                done = [job for job in history if job.get("filename") == filename and job.get("status") == "completed"]
+                self.printer.metadata = metadata
+                self.printer.print_times = tuple(float(job.get("total_duration") or 0.0) for job in done)
+                self.printer.changed()

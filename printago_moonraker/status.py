@@ -1,0 +1,350 @@
+"""What is in a status: OctoPrint's members with OctoPrint's meaning, and `klipper` for what OctoPrint has no word for.
+
+Pure functions over a `Printer`; the member list is `schemas/envelopes/status.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from printago_moonraker.log import printable
+from printago_moonraker.printer.facts import FILAMENT_SENSORS, LED_MODULES, is_light, module, short_name
+from printago_moonraker.printer.phase import Phase
+from printago_moonraker.printer.state import JobState
+
+if TYPE_CHECKING:
+    from printago_moonraker.printer.printer import Printer
+
+Data = dict[str, Any]
+
+_TEXTS = {
+    Phase.OPERATIONAL: "Operational",
+    Phase.STARTING: "Starting",
+    Phase.PRINTING: "Printing",
+    Phase.PAUSING: "Pausing",
+    Phase.PAUSED: "Paused",
+    Phase.RESUMING: "Resuming",
+    Phase.CANCELLING: "Cancelling",
+    Phase.FINISHING: "Finishing",
+    Phase.CONNECTING: "Connecting",
+    Phase.ERROR: "Error",
+    Phase.OFFLINE: "Offline",
+    Phase.CLOSED_WITH_ERROR: "Offline after error",
+}
+_METADATA = ("slicer_version", "layer_height", "first_layer_height", "object_height", "filament_type", "filament_name",
+             "filament_weight_total", "nozzle_diameter", "printer_model")  # fmt: skip
+
+
+class Progress(NamedTuple):
+    """`completion` in %, `left` in s."""
+
+    completion: float | None
+    left: float | None
+    origin: str | None
+
+
+def build(printer: Printer) -> Data:
+    """The `data` of a status envelope, as things are now."""
+    phase = printer.phase
+    job = _job(printer)
+    return {
+        "printer_state_id": phase.value,
+        "printer_state_string": state_string(printer),
+        "current_state_data": {
+            "state": {"text": state_string(printer), "flags": _flags(phase), "error": _error(printer)},
+            "job": job,
+            "progress": _progress_data(printer),
+            "currentZ": _current_z(printer),
+            "offsets": {},
+            "resends": {"count": 0, "transmitted": 0, "ratio": 0},
+        },
+        "temperatures": _temperatures(printer),
+        "current_job": job,
+        "klipper": _klipper(printer, phase),
+    }
+
+
+def state_string(printer: Printer) -> str:
+    """The phase for a person, with Klipper's message when there is one, and what a cancel or a pause waits for."""
+    phase = printer.phase
+    text = _TEXTS[phase]
+    if phase in (Phase.CANCELLING, Phase.PAUSING) and _heating(printer):
+        return f"{text} (waiting for the heater)"
+    error = _error(printer)
+    return f"{text}: {error}" if error else text
+
+
+def _error(printer: Printer) -> str:
+    """Klipper's trouble in one line, empty when all is well."""
+    state = printer.state
+    if not printer.phase.operational and state.klippy_message:
+        return printable(state.klippy_message.strip().partition("\n")[0])
+    if printer.phase is Phase.OFFLINE:
+        return "Klipper is not running" if state.moonraker else "Moonraker is not reachable"
+    return printable(state.get("print_stats", "message", "")) if state.job is JobState.ERROR else ""
+
+
+def _flags(phase: Phase) -> Data:
+    broken = phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR)
+    return {
+        "operational": phase.operational,
+        "printing": phase
+        in (Phase.STARTING, Phase.PRINTING, Phase.PAUSING, Phase.RESUMING, Phase.CANCELLING, Phase.FINISHING),
+        "cancelling": phase is Phase.CANCELLING,
+        "pausing": phase is Phase.PAUSING,
+        "resuming": phase is Phase.RESUMING,
+        "finishing": phase is Phase.FINISHING,
+        "closedOrError": broken or phase is Phase.OFFLINE,
+        "error": broken,
+        "paused": phase is Phase.PAUSED,
+        "ready": phase is Phase.OPERATIONAL,
+        "sdReady": phase.operational,
+    }
+
+
+def _heating(printer: Printer) -> bool:
+    heaters = [tool.object_name for tool in printer.facts.tools] + ["heater_bed"]
+    pairs = [(printer.state.number(name, "temperature"), printer.state.number(name, "target")) for name in heaters]
+    return any(actual is not None and target and actual < target - 3 for actual, target in pairs)
+
+
+# ------------------------------------------------------------------------------------------------------------ the job
+
+
+def _job(printer: Printer) -> Data:
+    state, metadata = printer.state, printer.metadata
+    path = state.filename or None
+    name = path.rpartition("/")[2] if path else None
+    times = printer.print_times
+    return {
+        "file": {
+            "name": name,
+            "path": path,
+            "display": name,
+            "origin": "local" if path else None,
+            "size": _whole(metadata.get("size") or state.number("virtual_sdcard", "file_size") or None)
+            if path
+            else None,
+            "date": _whole(metadata.get("modified")),
+        },
+        "estimatedPrintTime": metadata.get("estimated_time"),
+        "averagePrintTime": sum(times) / len(times) if times else None,
+        "lastPrintTime": times[0] if times else None,
+        "filament": _filament(printer) if path else {"length": None, "volume": None},
+        "user": None,
+    }
+
+
+def _filament(printer: Printer) -> Data:
+    total = printer.metadata.get("filament_total")
+    if not isinstance(total, int | float):
+        return {}
+    area = math.pi * (printer.facts.filament_diameter / 2) ** 2
+    return {"tool0": {"length": total, "volume": round(total * area / 1000, 4)}}
+
+
+def _progress_data(printer: Printer) -> Data:
+    state = printer.state
+    shown = printer.phase.has_job or state.job is JobState.COMPLETE
+    progress = measure(printer)
+    return {
+        "completion": progress.completion if shown else None,
+        "filepos": _whole(state.number("virtual_sdcard", "file_position")) if shown else None,
+        "printTime": _whole(state.number("print_stats", "total_duration")) if shown else None,
+        "printTimeLeft": _whole(progress.left) if shown else None,
+        "printTimeLeftOrigin": progress.origin if shown else None,
+    }
+
+
+def measure(printer: Printer) -> Progress:
+    """How far the print is, and how long it takes yet.
+
+    The slicer's own word (M73) comes first; `display_status` falls back to the file position when the file never sets
+    it. The file position counts between the first and the last byte of the G-code proper: thumbnails are bytes too.
+    """
+    state = printer.state
+    if state.job is JobState.COMPLETE:
+        return Progress(100.0, 0.0, None)
+    position = _position(printer)
+    slicer = state.number("display_status", "progress")
+    raw = state.number("virtual_sdcard", "progress")
+    says_more = slicer is not None and slicer not in (raw, printer.old_progress)
+    done = min(1.0, max(0.0, slicer if says_more and slicer is not None else position))
+    elapsed = state.number("print_stats", "print_duration") or 0.0
+    estimate = printer.metadata.get("estimated_time")
+    if isinstance(estimate, int | float) and estimate > 0:
+        return Progress(done * 100, _left_of_estimate(float(estimate), done, elapsed), "estimate")
+    if done > 0.005 and elapsed > 0:
+        return Progress(done * 100, elapsed / done - elapsed, "linear")
+    return Progress(done * 100, None, None)
+
+
+def _position(printer: Printer) -> float:
+    state, metadata = printer.state, printer.metadata
+    start, end = metadata.get("gcode_start_byte"), metadata.get("gcode_end_byte")
+    at = state.number("virtual_sdcard", "file_position")
+    if isinstance(start, int) and isinstance(end, int) and end > start and at is not None:
+        return (at - start) / (end - start)
+    return state.number("virtual_sdcard", "progress") or 0.0
+
+
+def _left_of_estimate(estimate: float, done: float, elapsed: float) -> float:
+    """The slicer's estimate, scaled by how this print really goes; early on there is too little of it to tell."""
+    pace = elapsed / (estimate * done) if done > 0.05 else 1.0
+    return max(0.0, estimate * (1.0 - done) * min(max(pace, 0.25), 4.0))
+
+
+def _current_z(printer: Printer) -> float | None:
+    position = printer.state.items("gcode_move", "gcode_position")
+    return position[2] if "z" in printer.state.homed_axes and len(position) > 2 else None
+
+
+# -------------------------------------------------------------------------------------------------------- temperatures
+
+
+def _temperatures(printer: Printer) -> Data:
+    if not printer.phase.operational:
+        return {}
+    facts = printer.facts
+    temperatures = {f"tool{number}": _temperature(printer, tool.object_name) for number, tool in enumerate(facts.tools)}
+    temperatures["bed"] = _temperature(printer, facts.bed.object_name if facts.bed else None)
+    temperatures["chamber"] = _temperature(printer, facts.chamber_sensor)
+    return temperatures
+
+
+def _temperature(printer: Printer, name: str | None) -> Data:
+    actual, target = (
+        (printer.state.number(name, field) for field in ("temperature", "target")) if name else (None, None)
+    )
+    return {"actual": round(actual, 2) if actual is not None else None, "target": target, "offset": 0}
+
+
+# ------------------------------------------------------------------------------------------------------------- klipper
+
+
+def _klipper(printer: Printer, phase: Phase) -> Data:
+    state = printer.state
+    ready = phase.operational
+    return {
+        "state": state.klippy.value,
+        "state_message": printable(state.klippy_message, 500),
+        "can": _can(printer, phase),
+        "homed_axes": state.homed_axes,
+        "position": _named_position(printer),
+        "speed_factor": state.number("gcode_move", "speed_factor"),
+        "extrude_factor": state.number("gcode_move", "extrude_factor"),
+        "layer": _layer(printer),
+        "fans": {short_name(name): _fan(printer, name) for name in printer.facts.fans} if ready else {},
+        "lights": {short_name(name): _light(printer, name) for name in printer.facts.lights} if ready else {},
+        "filament_sensors": _filament_sensors(printer) if ready else {},
+        "heaters": {heater.name: _temperature(printer, heater.object_name) for heater in printer.facts.heaters}
+        if ready
+        else {},
+        "thumbnail": _thumbnail(printer),
+        "slicer": printer.metadata.get("slicer"),
+        "metadata": {name: printer.metadata[name] for name in _METADATA if printer.metadata.get(name) is not None},
+        "filament_used": _filament_used(printer),
+        "display_message": printable(state.get("display_status", "message", "")) or None,
+        "objects": _objects(printer),
+        "job": _identity(printer),
+        "host": dict(state.host),
+    }
+
+
+def _can(printer: Printer, phase: Phase) -> Data:
+    held = phase in (Phase.OPERATIONAL, Phase.PAUSED)
+    tool = printer.state.get("toolhead", "extruder", "extruder")
+    return {
+        "print": phase is Phase.OPERATIONAL,
+        "pause": phase is Phase.PRINTING,
+        "resume": phase is Phase.PAUSED,
+        "stop": phase in (Phase.PRINTING, Phase.PAUSED, Phase.PAUSING, Phase.RESUMING, Phase.FINISHING),
+        "move": held and printer.settings.commands.allow_motion and bool(printer.state.homed_axes),
+        "extrude": held and printer.settings.commands.allow_motion and printer.state.get(tool, "can_extrude", False),
+        "home": phase is Phase.OPERATIONAL and printer.settings.commands.allow_motion,
+    }
+
+
+def _named_position(printer: Printer) -> Data | None:
+    position = printer.state.items("gcode_move", "gcode_position")
+    return dict(zip(("x", "y", "z", "e"), position, strict=False)) if position else None
+
+
+def _layer(printer: Printer) -> Data:
+    """SET_PRINT_STATS_INFO's word when the file gives it, else what the slicer's layer heights say of the present Z."""
+    info = printer.state.record("print_stats", "info")
+    current, total = info.get("current_layer"), info.get("total_layer") or printer.metadata.get("layer_count")
+    height, first = printer.metadata.get("layer_height"), printer.metadata.get("first_layer_height")
+    z = _current_z(printer)
+    if current is None and printer.phase.has_job and isinstance(height, int | float) and height > 0 and z:
+        base = first if isinstance(first, int | float) else height
+        # A lifted nozzle is above the layer that it prints: the estimate is bounded by the file's own count.
+        current = max(0, min(round((z - base) / height) + 1, total if isinstance(total, int) else 1_000_000))
+    return {"current": current, "total": total}
+
+
+def _fan(printer: Printer, name: str) -> Data:
+    speed = printer.state.number(name, "value" if module(name) == "output_pin" else "speed")
+    return {"speed": speed, "rpm": printer.state.number(name, "rpm")}
+
+
+def _light(printer: Printer, name: str) -> Data:
+    if module(name) in LED_MODULES:
+        colors = printer.state.items(name, "color_data")
+        return {
+            "brightness": max((max(color) for color in colors if color), default=None),
+            "color": colors[0] if colors else None,
+        }
+    return {"brightness": printer.state.number(name, "value") if is_light(name) else None, "color": None}
+
+
+def _filament_sensors(printer: Printer) -> Data:
+    names = [name for name in printer.facts.filament_sensors if module(name) in FILAMENT_SENSORS]
+    values = printer.state.objects
+    return {
+        short_name(name): {
+            "enabled": values.get(name, {}).get("enabled"),
+            "filament_detected": values.get(name, {}).get("filament_detected"),
+        }
+        for name in names
+    }
+
+
+def _thumbnail(printer: Printer) -> Data | None:
+    """The largest thumbnail up to 400 pixels, by its path below the gcodes root."""
+    thumbnails = [each for each in printer.metadata.get("thumbnails") or [] if isinstance(each.get("width"), int)]
+    small = [each for each in thumbnails if each["width"] <= 400]
+    best = max(small or thumbnails, key=lambda each: each["width"], default=None)
+    if best is None:
+        return None
+    folder = printer.state.filename.rpartition("/")[0]
+    relative = best.get("relative_path", "")
+    return {
+        "width": best["width"],
+        "height": best.get("height"),
+        "path": f"{folder}/{relative}" if folder else relative,
+    }
+
+
+def _filament_used(printer: Printer) -> float | None:
+    used = printer.state.number("print_stats", "filament_used")
+    return None if used is None else round(max(0.0, used), 2)  # a macro's retraction makes it negative at the start
+
+
+def _objects(printer: Printer) -> Data:
+    state = printer.state
+    return {
+        "names": [str(each.get("name")) for each in state.items("exclude_object", "objects")],
+        "excluded": [str(each) for each in state.items("exclude_object", "excluded_objects")],
+        "current": state.get("exclude_object", "current_object", "") or None,
+    }
+
+
+def _identity(printer: Printer) -> Data | None:
+    job = printer.prints.current
+    return {"job_id": job.job_id, "source": job.source} if job else None
+
+
+def _whole(value: float | None) -> int | None:
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
