@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from printago_moonraker import __version__, config, log, schemas
 from printago_moonraker.errors import AgentError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
 
 EX_CONFIG = 78
 
@@ -35,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="printago-moonraker", description="The printer agent between Printago and Moonraker.")
+    parser = argparse.ArgumentParser(
+        prog="printago-moonraker", description="The printer agent between Printago and Moonraker."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -45,19 +49,37 @@ def _parser() -> argparse.ArgumentParser:
     send = _command(commands, "send", _send, "plays the cloud: sends one command over MQTT and prints the answer")
     _takes_config(send)
     send.add_argument("--printer", metavar="NAME", help="which printer; needed when there are several")
-    send.add_argument("--timeout", type=float, default=60.0, metavar="S", help="how long to wait for the answer (default: %(default)g)")
+    send.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long to wait for the answer (default: %(default)g)",
+    )
     send.add_argument("command", metavar="TYPE.ACTION", help="for example printer_control.get_status")
     send.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters; axes.x=10 makes an object")
 
     demo = _command(commands, "demo", _demo, "the whole main job on this machine, with a virtual printer")
-    demo.add_argument("--printers", type=_count, default=1, metavar="N", help="how many printers (default: %(default)s)")
+    demo.add_argument(
+        "--printers", type=_count, default=1, metavar="N", help="how many printers (default: %(default)s)"
+    )
     demo.add_argument("--keep", action="store_true", help="leave everything running afterwards, to play with")
     demo.add_argument("--file", type=Path, metavar="G-CODE", help="the file to print (default: a small sliced model)")
 
-    virtual = _command(commands, "virtual-printer", _virtual_printer, "one virtual printer, with the real Moonraker before it")
+    virtual = _command(
+        commands, "virtual-printer", _virtual_printer, "one virtual printer, with the real Moonraker before it"
+    )
     virtual.add_argument("--data-path", type=Path, required=True, metavar="DIR", help="where its files are kept")
-    virtual.add_argument("--port", type=_port, default=7125, metavar="N", help="Moonraker's port (default: %(default)s)")
-    virtual.add_argument("--time-factor", type=_factor, default=1.0, metavar="X", help="how much faster than real it is (default: %(default)g)")
+    virtual.add_argument(
+        "--port", type=_port, default=7125, metavar="N", help="Moonraker's port (default: %(default)s)"
+    )
+    virtual.add_argument(
+        "--time-factor",
+        type=_factor,
+        default=1.0,
+        metavar="X",
+        help="how much faster than real it is (default: %(default)g)",
+    )
 
     schema = _command(commands, "schema", _schema, "prints where the schemas are, or one of them")
     schema.add_argument("name", nargs="?", help="for example commands/printer_control.start_print")
@@ -71,7 +93,9 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 
 def _takes_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config.DEFAULT_PATH})")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config.DEFAULT_PATH})"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -86,7 +110,11 @@ def _send(options: argparse.Namespace) -> int:
     from printago_moonraker import cloud
 
     settings = config.load(options.config)
-    return _wait_for(cloud.send_command(settings, options.printer, options.command, options.parameters, write=print, timeout=options.timeout))
+    return _wait_for(
+        cloud.send_command(
+            settings, options.printer, options.command, options.parameters, write=print, timeout=options.timeout
+        )
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

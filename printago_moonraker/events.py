@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Event = tuple[str, dict[str, Any]]
 
+# What Klipper says when somebody stopped it: by M112, or by the emergency stop of a client.
+_EMERGENCY = re.compile(r"M112|emergency|webhooks request", re.IGNORECASE)
 GCODE_ENDINGS = (".gcode", ".g", ".gco")
 
 
@@ -29,6 +32,7 @@ class EventSource:
     printer: Printer
     _phase: Phase = Phase.OFFLINE
     _connected: bool = False
+    _trouble: str = ""  # Klipper's message that was told last
     _homed: str = ""
     _tool: str = ""
     _layer: int | None = None
@@ -40,6 +44,7 @@ class EventSource:
         if ready and not self._connected:
             yield "Connected", {"port": self.printer.config.moonraker_url, "baudrate": None}
         yield from self._state_changes()
+        yield from self._trouble_told()
         for transition in transitions:
             yield transition.change.value, print_payload(self.printer, transition)
         if ready:
@@ -52,13 +57,20 @@ class EventSource:
         phase = self.printer.phase
         if phase is self._phase:
             return
-        before, self._phase = self._phase, phase
+        self._phase = phase
         yield "PrinterStateChanged", {"state_id": phase.value, "state_string": state_string(self.printer)}
-        if phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR) and before not in (Phase.ERROR, Phase.CLOSED_WITH_ERROR):
-            message = printable(self.printer.state.klippy_message.strip().partition("\n")[0])
-            yield "Error", {"error": message or state_string(self.printer), "reason": str(self.printer.state.klippy)}
-            if "M112" in message or "emergency" in message.lower() or "webhooks request" in message:
-                yield "EStop", {"reason": message}
+
+    def _trouble_told(self) -> Iterator[Event]:
+        """Klipper's explanation of a shutdown or an error comes up to 250 ms after the state itself."""
+        broken = self.printer.phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR)
+        message = printable(self.printer.state.klippy_message.strip().partition("\n")[0]) if broken else ""
+        if message == self._trouble:
+            return
+        self._trouble = message
+        if message:
+            yield "Error", {"error": message, "reason": str(self.printer.state.klippy)}
+        if _EMERGENCY.search(message):
+            yield "EStop", {"reason": message}
 
     def _details(self, *, fresh: bool) -> Iterator[Event]:
         """What else the printer did. After a connect everything is news, and so nothing is."""

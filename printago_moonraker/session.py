@@ -52,6 +52,7 @@ class Session:
         self._reporter = Reporter(self.printer, settings.status, self._send_status, lambda: self._link.up)
         self._executor: Executor | None = None
         self._watch: KlippyWatch | None = None
+        self._announced: dict[str, Any] = {}
         self._loaded = ""  # the file whose metadata was asked for
         self._file_changed = asyncio.Event()
         self._last_error = (float("-inf"), "")
@@ -105,8 +106,18 @@ class Session:
 
     def _on_up(self) -> None:
         """Printago is there (again): say who is here, and how it stands now."""
-        self._link.send("pairing", announcement.pairing(self.printer))
+        self._announced = announcement.pairing(self.printer)
+        self._link.send("pairing", self._announced)
         self._reporter.report()
+
+    def _announce_news(self) -> None:
+        """The printer's equipment is known now, or is another one since Klipper's restart: Printago is told."""
+        announced = announcement.pairing(self.printer)
+        if self._link.up and announced != self._announced:
+            if self._announced.get("printer", {}).get("kinematics"):
+                self._emit("SettingsUpdated", {})
+            self._announced = announced
+            self._link.send("pairing", announced)
 
     def _on_command(self, message: Message) -> None:
         if self._executor is not None:
@@ -159,6 +170,8 @@ class Session:
         """After every change of the printer: what happened goes out as events, how it stands as a status."""
         for name, payload in self._events.events(transitions):
             self._emit(name, payload)
+            if name == "Connected":
+                self._announce_news()
         if self.printer.state.filename != self._loaded:
             self._load()
         self._reporter.mark()

@@ -146,7 +146,9 @@ def _filament(printer: Printer) -> Data:
 
 def _progress_data(printer: Printer) -> Data:
     state = printer.state
-    shown = printer.phase.has_job or state.job is JobState.COMPLETE
+    phase = printer.phase
+    # While one starts, Klipper still shows the job before.
+    shown = phase is not Phase.STARTING and (phase.has_job or state.job is JobState.COMPLETE)
     progress = measure(printer)
     return {
         "completion": progress.completion if shown else None,

@@ -40,14 +40,20 @@ def _field(boundary: str, name: str, value: str) -> str:
     return f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
 
 
-def stored_path(answer: bytes) -> str:
-    """Where Moonraker put the file, relative to gcodes, by its answer to an upload. Raises UploadFailed."""
+def stored_path(answer: bytes, size: int) -> str:
+    """Where Moonraker put the file of `size` bytes, relative to gcodes, by its answer to an upload.
+
+    Raises UploadFailed, ChecksumMismatch.
+    """
     try:
-        path = json.loads(answer)["item"]["path"]
+        item = json.loads(answer)["item"]
+        path, stored = item["path"], item["size"]
     except (ValueError, LookupError, TypeError):
-        path = None
+        path = stored = None
     if not isinstance(path, str):
         raise UploadFailed("What answered the upload was not Moonraker: check moonraker_url.")
+    if stored != size:  # its checksum is of what it received, not of what it wrote
+        raise ChecksumMismatch(f"The file on the printer has {stored} bytes, but {size} were sent.")
     return path
 
 

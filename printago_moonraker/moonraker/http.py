@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self, cast
+from urllib.parse import urlsplit
 
 from printago_moonraker.backoff import Backoff
 from printago_moonraker.errors import AgentError, DownloadFailed, UploadFailed
@@ -41,6 +42,10 @@ MAX_ATTEMPTS: Final = 5
 # Moonraker reads the metadata of the whole file before it answers: 22 MB take 0.2 s, an SD card may be a hundred
 # times slower.
 ANSWER_TIMEOUT: Final = 120.0
+# Moonraker 0.11 receives into a file that is named by the second of the system's clock, in a folder that all Moonrakers
+# of a host share: two uploads begun in one second are mixed into one file, and both may be called good.
+UPLOAD_SPACING: Final = 1.1
+_next_upload: dict[str, float] = {}  # by host
 
 
 class Download:
@@ -152,9 +157,7 @@ class Download:
         return b""
 
     async def _open(self) -> ClientResponse:
-        """A response with the rest of the file. Begins at the first URL each time: what it redirects to may be short-
-        lived.
-        """
+        """A response with the rest of the file, from the first URL on: what that redirects to may live for a minute."""
         response = await self._follow(_parse(self._url), self._transfer.request_headers())
         try:
             self._transfer.begin(response.status, response.headers)
@@ -284,6 +287,7 @@ async def upload(
         headers["X-Api-Key"] = api_key
     try:
         async with deadline, _upload_session(moonraker_url, ca_file) as session:
+            await _take_turn(moonraker_url)
             form.moonrakers_turn()
             response = await session.post(url, data=form, headers=headers, allow_redirects=False)
             try:
@@ -298,15 +302,27 @@ async def upload(
         raise UploadFailed(_upload_broke(error)) from error
     if response.status != HTTPStatus.CREATED:
         raise failure(response.status, answer)
-    return Uploaded(stored_path(answer), form.size, form.sha256)
+    return Uploaded(stored_path(answer, form.size), form.size, form.sha256)
+
+
+async def _take_turn(moonraker_url: str) -> None:
+    """Wait until no other upload of this process to that host began in the last second."""
+    host = urlsplit(moonraker_url).hostname or ""
+    now = asyncio.get_running_loop().time()
+    start = max(now, _next_upload.get(host, now))
+    _next_upload[host] = start + UPLOAD_SPACING
+    await asyncio.sleep(start - now)
 
 
 def _upload_broke(error: Exception) -> str:
     import aiohttp
 
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "Moonraker's certificate is not trusted."
     if isinstance(error, aiohttp.ClientConnectorError):
         return "Moonraker cannot be reached for the upload."
-    return "Moonraker broke off the upload: the file may be larger than max_upload_size in moonraker.conf allows."
+    # What it does, without a word, when its temporary folder is full or the file too large.
+    return "Moonraker broke off the upload: its disk may be full, or the file larger than max_upload_size allows."
 
 
 class _Form:

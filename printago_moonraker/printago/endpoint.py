@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import socket
 import ssl
 import threading
@@ -130,8 +131,30 @@ class _ClosingSSLSocket(ssl.SSLSocket):
             raise
 
 
-async def in_thread(connect: Callable[[], object], abandon: Callable[[], None]) -> None:
-    """Run a blocking `connect`. Cancelling is safe: `abandon` is called as soon as `connect` has ended.
+class PromptSocket:
+    """Another descriptor of a TCP connection, for its options: no delay in what is sent, nor in acknowledging.
+
+    With QoS 1, Nagle's algorithm on either side waits for the other's delayed acknowledgement. mosquitto leaves it on:
+    a command's round trip took 44 ms with its default configuration, and takes 0.6 ms when we acknowledge at once.
+    """
+
+    _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def acknowledge(self) -> None:
+        """After each read, because the kernel takes the option back."""
+        if self._QUICKACK is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, self._QUICKACK, 1)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def in_thread(endpoint: Endpoint, connect: Callable[[], object], abandon: Callable[[], None]) -> None:
+    """Run a blocking `connect`; raises LinkError. Cancelling is safe: `abandon` is called once `connect` has ended.
 
     A thread of its own, not one of the loop's executor: a resolver can block for half a minute, and neither the other
     printers' work nor the end of the process shall wait for it.
@@ -149,14 +172,15 @@ async def in_thread(connect: Callable[[], object], abandon: Callable[[], None]) 
 
     threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
     try:
-        await asyncio.wrap_future(done)
+        with _unreachable(endpoint):
+            await asyncio.wrap_future(done)
     except asyncio.CancelledError:
         done.add_done_callback(lambda _: abandon())
         raise
 
 
 @contextmanager
-def unreachable(endpoint: Endpoint) -> Iterator[None]:
+def _unreachable(endpoint: Endpoint) -> Iterator[None]:
     """Turns what connecting may raise into a LinkError with a sentence for a person."""
     try:
         yield

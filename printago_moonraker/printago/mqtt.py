@@ -11,8 +11,6 @@ timer calls `loop_misc`. The first error wins; everyone who waits gets it. Raise
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,21 +24,18 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError
 from printago_moonraker.log import printable
-from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, Will, in_thread, unreachable
+from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from paho.mqtt.client import SocketLike
     from paho.mqtt.reasoncodes import ReasonCode
 
 __all__ = ["Endpoint", "Message", "MqttSession", "Will", "connect"]
 
 CONNECT_TIMEOUT = 20.0  # seconds for the whole of it, so that a mute broker is one failed attempt among others
 SILENCE = 1.5  # keepalives without a byte from the broker, the answer to our ping included; brokers judge us likewise
-ANSWER_TIMEOUT = (
-    5.0  # seconds for an answer in MQTT 5: some brokers of 3.1.1 wait for ever for the CONNECT's supposed rest
-)
+ANSWER_TIMEOUT = 5.0  # seconds, MQTT 5: a broker of 3.1.1 may misread CONNECT, and wait for ever for more of it
 MAX_INFLIGHT = 20  # mosquitto's own default
 MAX_UNACKNOWLEDGED = 100  # commands that the broker may send ahead of our acknowledgements
 MAX_PACKET_BYTES = 512 * 1024  # twice the largest command: it can then still be refused with a sentence
@@ -81,13 +76,11 @@ async def _establish(
                 session = MqttSession(endpoint, protocol, on_message, will)
                 try:
                     await session._open(subscriptions)
-                except LinkError:
+                except BaseException as error:
                     session._close()
-                    if not (session._version_refused and protocol == "5" and endpoint.protocol == "auto"):
+                    fall_back = isinstance(error, LinkError) and session._version_refused and protocol == "5"
+                    if not (fall_back and endpoint.protocol == "auto"):
                         raise
-                except BaseException:
-                    session._close()
-                    raise
                 else:
                     return session
     except TimeoutError:
@@ -113,11 +106,11 @@ class MqttSession:
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._waiting: dict[int, tuple[str, asyncio.Future[None]]] = {}  # by packet identifier: what for, who
         self._fd = -1  # watched by the loop, unless -1
+        self._wire: PromptSocket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._loop.time()
         self._max_packet = 0  # what the broker takes; 0: it did not say
-        self._version_refused = False
-        self._ended = False
+        self._version_refused = self._ended = False
         self._client = self._make_client(will)
 
     def publish(
@@ -159,8 +152,6 @@ class MqttSession:
         """Returns never; raises ConnectionLost or ConnectionRefused once the session is gone. Cancelling is safe."""
         await asyncio.wait([self._closed])
         raise self._error()
-
-    # --------------------------------------------------------------------------------------------------------- opening
 
     def _make_client(self, will: Will | None) -> Client:
         endpoint, v5 = self.endpoint, self.protocol == "5"
@@ -235,11 +226,10 @@ class MqttSession:
         )
         clean: dict[str, Any] = {"clean_start": endpoint.session_expiry == 0} if properties else {}
         client, peer = self._client, (endpoint.host, endpoint.port, endpoint.keepalive)
-        with unreachable(endpoint):
-            # Name resolution, TCP, TLS and CONNECT: paho does them blocking.
-            await in_thread(
-                lambda: client.connect(*peer, properties=properties, **clean), lambda: _close_socket(client)
-            )
+        # Name resolution, TCP, TLS and CONNECT: paho does them blocking.
+        await in_thread(
+            endpoint, lambda: client.connect(*peer, properties=properties, **clean), lambda: _close_socket(client)
+        )
 
     def _attach(self) -> None:
         client = self._client
@@ -248,23 +238,22 @@ class MqttSession:
             self._version_refused = True
             raise ConnectionLost(_UNANSWERED.format(self.endpoint))
         self._fd = sock.fileno()
-        with socket.socket(fileno=os.dup(self._fd)) as twin:  # paho's websocket wrapper has no setsockopt
-            twin.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._wire = PromptSocket(self._fd)
         client.on_socket_close = self._detach
         client.on_socket_register_write = self._watch_writable
         client.on_socket_unregister_write = self._unwatch_writable
         self._heard = self._loop.time()
         self._loop.add_reader(self._fd, self._readable)
         if client.want_write():
-            self._loop.add_writer(self._fd, client.loop_write)
+            self._watch_writable()
         self._tick()
-
-    # --------------------------------------------------------------------------------------------- from the event loop
 
     def _readable(self) -> None:
         self._heard = self._loop.time()
         try:
             self._client.loop_read()
+            if self._wire is not None:
+                self._wire.acknowledge()
         except (ValueError, LookupError, AssertionError, struct.error, MQTTException) as error:
             self._fail(ConnectionLost(f"{self.endpoint}: a packet that cannot be read: {printable(repr(error))}"))
         sock: Any = self._client.socket()
@@ -279,10 +268,10 @@ class MqttSession:
         if not self._closed.done():
             self._timer = self._loop.call_later(max(keepalive, 10) / 10 if keepalive > 2 else 0.1, self._tick)
 
-    def _watch_writable(self, client: Client, userdata: object, sock: SocketLike) -> None:  # noqa: ARG002
-        self._loop.add_writer(self._fd, client.loop_write)
+    def _watch_writable(self, *_: object) -> None:
+        self._loop.add_writer(self._fd, self._client.loop_write)
 
-    def _unwatch_writable(self, client: Client, userdata: object, sock: SocketLike) -> None:  # noqa: ARG002
+    def _unwatch_writable(self, *_: object) -> None:
         self._loop.remove_writer(self._fd)
 
     def _detach(self, *_: object) -> None:
@@ -291,8 +280,9 @@ class MqttSession:
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
             self._fd = -1
-
-    # -------------------------------------------------------------------------------------------------------- from paho
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def _on_connect(
         self, _c: object, _u: object, flags: ConnectFlags, reason: ReasonCode, info: Properties | None
@@ -313,12 +303,11 @@ class MqttSession:
             self._version_refused = True  # how brokers of 3.1.1 often answer a CONNECT of MQTT 5
             self._fail(ConnectionLost(_UNANSWERED.format(self.endpoint)))
         elif flags.is_disconnect_packet_from_server:
-            hint = ""
-            if reason.value == _SESSION_TAKEN_OVER:
-                hint = f" (another client uses the client ID {self.endpoint.client_id})"
+            twin = f" (another client uses the client ID {self.endpoint.client_id})"
+            hint = twin if reason.value == _SESSION_TAKEN_OVER else ""
             self._fail(ConnectionLost(f"{self.endpoint} ended the session: {_explain(reason, info)}{hint}"))
         else:
-            self._fail(ConnectionLost(f"{self.endpoint}: the connection broke ({reason})."))
+            self._fail(ConnectionLost(f"{self.endpoint}: the connection broke."))
 
     def _on_subscribe(
         self, _c: object, _u: object, mid: int, reasons: list[ReasonCode], info: Properties | None
@@ -355,8 +344,6 @@ class MqttSession:
     def _deliver(self, message: Message) -> None:
         if not self._ended:
             self._on_message(message)
-
-    # --------------------------------------------------------------------------------------------------------- the end
 
     def _settle(self, mid: int, failure: ReasonCode | None, info: Properties | None = None) -> None:
         purpose, future = self._waiting.pop(mid, ("", None))

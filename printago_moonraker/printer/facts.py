@@ -1,7 +1,7 @@
 """What a printer is: read once from Klipper's own configuration each time Klipper comes up.
 
-Sources: Klipper's status objects `configfile.settings` and `toolhead` (Klipper docs, Status_Reference.md) and its object
-list. Nothing here changes while Klipper runs, so limits can be checked without a race.
+Sources: Klipper's status objects `configfile.settings` and `toolhead` (Klipper docs, Status_Reference.md) and its
+object list. Nothing here changes while Klipper runs, so limits can be checked without a race.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from printago_moonraker import errors
+from printago_moonraker.log import printable
 from printago_moonraker.moonraker.http import Download, Uploaded, upload
+from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
 from printago_moonraker.printer import archive, names
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.urlpolicy import UrlPolicy
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 
     from printago_moonraker.printer.printer import Printer
+
+logger = logging.getLogger(__name__)
 
 _SPARE = 0.05  # of the printer's disk stays free
 _PROGRESS_INTERVAL = 2.0  # s
@@ -77,8 +82,11 @@ class Jobs:
                     ) from error
                 raise
             payload.update(size=fetched.size, time=fetched.duration)
-        await self._analysed(fetched)
-        await self._tidy(keep=path)
+        try:
+            await self._analysed(fetched)
+            await self._tidy(keep=path)
+        except (RpcError, RpcTimeout, errors.LinkError) as error:
+            logger.info("%s: after the transfer of %s: %s", self._printer.config.name, printable(path), error)
         return fetched
 
     async def start(self, path: str, job_id: str | None) -> None:
@@ -92,12 +100,9 @@ class Jobs:
         if printer.phase.has_job:
             raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
         printer.prints.expect(path, job_id, printer.state)
-        seen_over = False
 
         def seen() -> bool:
-            nonlocal seen_over
-            seen_over = seen_over or printer.prints.is_over(printer.state)
-            return seen_over or printer.is_printing(path)
+            return printer.prints.begun or printer.is_printing(path)
 
         with printer.operation(Phase.STARTING):
             try:
@@ -123,6 +128,8 @@ class Jobs:
             self._printer.emit("TransferStarted", dict(payload))
             async with aclosing(self._progress(download, payload)) as chunks:
                 first = await anext(chunks, b"")
+                while 0 < len(first) < len(archive.MAGIC) and (more := await anext(chunks, b"")):
+                    first += more
                 whole = _chain(first, chunks)
                 if first.startswith(archive.MAGIC):
                     uploaded = await self._upload_plate(whole, parameters.get("plate") or 1, path, limit)
@@ -170,6 +177,11 @@ class Jobs:
             yield payload
         except errors.CommandError as error:
             self._printer.emit("TransferFailed", {**payload, "reason": str(error), "code": error.code})
+            raise
+        except errors.AgentError as error:
+            self._printer.emit(
+                "TransferFailed", {**payload, "reason": str(error), "code": errors.PrinterOffline.code}
+            )
             raise
         except BaseException:
             self._printer.emit(

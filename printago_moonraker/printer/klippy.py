@@ -47,7 +47,7 @@ class KlippyWatch:
     def shutdown(self) -> None:
         """`// Klipper state: Shutdown`, which comes up to 250 ms before the status that says so."""
         if self._printer.state.klippy is KlippyState.READY:
-            self._printer.klippy_is(KlippyState.SHUTDOWN, self._printer.state.klippy_message)
+            self._printer.klippy_is(KlippyState.SHUTDOWN)  # why follows with the status
 
     async def run(self) -> None:
         """Until the connection ends. Raises ConnectionLost. Cancelling is safe."""

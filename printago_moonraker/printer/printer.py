@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # After a call returned, Klipper's status follows within a tick of 250 ms; a loaded Pi gets more.
 SETTLE = 5.0
+TICK = 0.5
 # Klipper may take as long as the printer's own macros and heaters need. Past this, the sentence says that the outcome
 # is unknown.
 PATIENCE = 600.0
@@ -50,7 +51,7 @@ class Printer:
         self.state = PrinterState()
         self.facts = Facts()
         self.prints = PrintTracker()
-        self.under_way: Phase | None = None
+        self._operations: list[Phase] = []  # the agent's own that are under way, the newest last
         self.metadata: dict[str, Any] = {}  # Moonraker's, of the file that is loaded
         self.print_times: tuple[float, ...] = ()  # seconds that this file took before, newest first
         self.old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
@@ -61,6 +62,11 @@ class Printer:
         self._watchers: dict[asyncio.Future[None], Seen] = {}
 
     # ------------------------------------------------------------------------------------------------ what comes up
+
+    @property
+    def under_way(self) -> Phase | None:
+        """What the agent itself does: STARTING, PAUSING, RESUMING or CANCELLING."""
+        return self._operations[-1] if self._operations else None
 
     @property
     def phase(self) -> Phase:
@@ -134,13 +140,14 @@ class Printer:
 
     @contextmanager
     def operation(self, phase: Phase) -> Iterator[None]:
-        """Show `phase` (STARTING, PAUSING, RESUMING, CANCELLING) until the printer shows its end or the command ends."""
-        before, self.under_way = self.under_way, phase
+        """Show `phase` (STARTING, PAUSING, RESUMING, CANCELLING) until the printer or the command is done with it."""
+        # A stop overtakes a pause that waits for a heater, and either may end first.
+        self._operations.append(phase)
         self.changed()
         try:
             yield
         finally:
-            self.under_way = before if before is not phase else None
+            self._operations.remove(phase)
             self.changed()
 
     async def until(self, seen: Seen, timeout: float) -> bool:
@@ -193,7 +200,8 @@ class Printer:
         try:
             calling.result()
         except RpcError as error:
-            if seen and seen():
+            # A macro can fail when it has done its work, and the status comes up to a tick later than the answer.
+            if seen and await self.until(seen, TICK):
                 return
             raise gcode.refusal(error) from None
         except (errors.ConnectionLost, RpcTimeout) as error:

@@ -52,7 +52,8 @@ class PrintTracker:
     """The one owner of the current print."""
 
     current: Print | None = None
-    _expected: tuple[Print, int] | None = None  # and the state's job_revision at that moment
+    begun: bool = False  # the expected print was seen, be it only by its end
+    _expected: tuple[Print, object] | None = None  # and what Klipper showed of the job before it
     _job_ids: dict[str, str] = field(default_factory=dict)
     _last_error: tuple[float, str] | None = None
     _seen: bool = False  # the first look adopts a running print silently: its start was before this process's time
@@ -62,7 +63,8 @@ class PrintTracker:
 
     def expect(self, filename: str, job_id: str | None, state: PrinterState) -> None:
         """The agent is about to start `filename`: when it is seen printing, it is Printago's, however late that is."""
-        self._expected = Print(filename, "printago", job_id or self._job_ids.get(filename)), state.job_revision
+        self.begun = False
+        self._expected = Print(filename, "printago", job_id or self._job_ids.get(filename)), _trace(state)
 
     def forget_expected(self) -> None:
         """The start was refused."""
@@ -72,9 +74,9 @@ class PrintTracker:
         """Whether the expected print has come and gone between two ticks."""
         if self._expected is None:
             return False
-        job, revision = self._expected
+        job, before = self._expected
         ended = state.job in (JobState.COMPLETE, JobState.CANCELLED, JobState.ERROR)
-        return ended and state.job_revision > revision and state.filename.lower() == job.filename.lower()
+        return ended and _trace(state) != before and state.filename.lower() == job.filename.lower()
 
     def name_file(self, filename: str, job_id: str) -> None:
         """A download came with the cloud's name for the print to come; the start need not repeat it."""
@@ -108,6 +110,9 @@ class PrintTracker:
         agent itself cancels.
         """
         if not state.moonraker or state.klippy is KlippyState.UNKNOWN:
+            return []
+        if self._gap and state.klippy in (KlippyState.DISCONNECTED, KlippyState.STARTUP):
+            # A Moonraker that has just started says this for a second of a Klipper that prints on.
             return []
         self.unsettled = self._gap and self._forgotten(state)
         if self.unsettled:
@@ -146,16 +151,20 @@ class PrintTracker:
         """Klipper matches names regardless of case and reports the caller's spelling."""
         expected, self._expected = self._expected, None
         if expected and expected[0].filename.lower() == filename.lower():
+            self.begun = True
             return expected[0]
         return Print(filename)
 
     def _halted(self, state: PrinterState) -> list[Transition]:
-        self._seen, self._gap = True, False
+        self._gap = False
         if self.current is None:
             return []
         return [self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")]
 
     def _ended(self, state: PrinterState, now: float | None) -> Transition:
+        assert self.current is not None
+        time = max(self.current.time, state.get("print_stats", "total_duration", 0.0))
+        self.current = replace(self.current, time=time)
         if state.job is JobState.COMPLETE:
             return self._end(Change.DONE)
         if state.job is JobState.ERROR:
@@ -198,13 +207,21 @@ def _on(state: PrinterState) -> bool:
     return state.job in (JobState.PRINTING, JobState.PAUSED)
 
 
+def _trace(state: PrinterState) -> object:
+    """What no two prints have in common: one that lasts less than a tick leaves nothing else behind."""
+    return state.job, state.number("print_stats", "total_duration")
+
+
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def history_status(jobs: list[dict[str, Any]], filename: str) -> str | None:
-    """The status of the newest entry of Moonraker's history for that file, None when there is none."""
-    for job in jobs:
-        if str(job.get("filename", "")).lower() == filename.lower():
-            return str(job.get("status"))
-    return None
+def history_status(jobs: list[dict[str, Any]], filename: str, *, again: bool = False) -> str | None:
+    """The status of the newest entry of Moonraker's history for that file, None when there is none that has ended.
+
+    `again`: the file is being printed anew, and the entry of that print is not the one.
+    """
+    found = [str(job.get("status")) for job in jobs if str(job.get("filename", "")).lower() == filename.lower()]
+    if again and found[:1] == ["in_progress"]:
+        found.pop(0)
+    return found[0] if found and found[0] != "in_progress" else None

@@ -87,23 +87,17 @@ class PrinterState:
         self.klippy = KlippyState.UNKNOWN
         self.klippy_message = ""
         self.host: dict[str, Any] = {}
-        self.job_revision = (
-            0  # grows with each push that names print_stats: a job that lasts less than a tick shows no other trace
-        )
 
     def snapshot(self, status: Mapping[str, Mapping[str, Any]]) -> None:
         """Replace everything by the answer to a subscription."""
         self.objects = {name: dict(fields) for name, fields in status.items() if fields}
         self.objects.pop("configfile", None)  # large, constant, and already read into Facts
-        self.job_revision += 1
         self._read_webhooks()
 
     def apply(self, delta: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """Merge one `notify_status_update`; returns the names of the objects that changed."""
         for name, fields in delta.items():
             self.objects.setdefault(name, {}).update(fields)
-        if "print_stats" in delta:
-            self.job_revision += 1
         if "webhooks" in delta:
             self._read_webhooks()
         return set(delta)
@@ -155,6 +149,5 @@ class PrinterState:
         return self.get("toolhead", "homed_axes", "")
 
     def _read_webhooks(self) -> None:
-        webhooks = self.objects.get("webhooks", {})
-        self.klippy = KlippyState(webhooks.get("state", self.klippy))
-        self.klippy_message = webhooks.get("state_message") or ""
+        self.klippy = KlippyState(self.objects.get("webhooks", {}).get("state", self.klippy))
+        self.klippy_message = self.get("webhooks", "state_message", "")

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def run_virtual_printer(data_path: Path, port: int, time_factor: float, say: Callable[[str], None] = print) -> int:
+async def run_virtual_printer(
+    data_path: Path, port: int, time_factor: float, say: Callable[[str], None] = print
+) -> int:
     """Run until SIGINT or SIGTERM, and say what happens. Returns the exit code.
 
     Raises AgentError: one line on what is wrong and what to do.
     """
     loop = asyncio.get_running_loop()
-    running = asyncio.create_task(_run(VirtualPrinter(data_path, port=port, time_factor=time_factor, extras=EXTRAS[:3], say=say), say))
+    printer = VirtualPrinter(data_path, port=port, time_factor=time_factor, extras=EXTRAS[:3], say=say)
+    running = asyncio.create_task(_run(printer, say))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.cancel)
     try:

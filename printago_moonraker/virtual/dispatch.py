@@ -18,7 +18,7 @@ ALWAYS = frozenset({  # also when Klippy is not ready
     "ECHO",
 })
 SILENT = frozenset({  # accepted, and nothing that could be seen happens
-    "M110", "M204", "SET_VELOCITY_LIMIT", "SET_PRESSURE_ADVANCE", "SET_IDLE_TIMEOUT", "SET_GCODE_VARIABLE",
+    "G21", "M110", "M204", "SET_VELOCITY_LIMIT", "SET_PRESSURE_ADVANCE", "SET_IDLE_TIMEOUT", "SET_GCODE_VARIABLE",
     "QUERY_ENDSTOPS", "HELP", "ECHO",
     "BED_MESH_CLEAR", "SET_STEPPER_ENABLE", "SAVE_CONFIG", "CLEAR_ERROR",
 })
@@ -30,6 +30,7 @@ class Gcode:
     def __init__(self, printer: Printer) -> None:
         self.printer = printer
         self.mutex = asyncio.Lock()
+        self._queued = 0
         self.listeners: list[Callable[[str], None]] = []
         printer.commands |= dict.fromkeys(SILENT, self._nothing) | {
             "M105": self._m105, "M112": self._m112, "M115": self._m115, "STATUS": self._status_command,
@@ -38,13 +39,20 @@ class Gcode:
         }
 
     def busy(self) -> bool:
-        """A script runs."""
-        return self.mutex.locked()
+        """A script runs, or waits for its turn: a lock is free for a moment between its release and the next in line."""
+        return self.mutex.locked() or self._queued > 0
 
     async def run(self, script: str) -> None:
         """Run a script after all that wait before it. Stops at the first error: tells all listeners, and raises it."""
-        async with self.mutex:
+        self._queued += 1
+        try:
+            await self.mutex.acquire()
+        finally:
+            self._queued -= 1
+        try:
             await self.run_inside(script)
+        finally:
+            self.mutex.release()
 
     async def run_inside(self, script: str) -> None:
         """Run a script as part of the one that holds the mutex."""

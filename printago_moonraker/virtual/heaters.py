@@ -79,7 +79,8 @@ class Heater:
             "temperature": self.temperature, "target": self.target, "power": round(self.power, 4),
         }
         if self.name.startswith("extruder"):
-            state |= {"can_extrude": self.can_extrude, "pressure_advance": 0.04, "smooth_time": 0.04, "motion_queue": None}
+            state |= {"can_extrude": self.can_extrude, "pressure_advance": 0.04, "smooth_time": 0.04}
+            state["motion_queue"] = None
         return state
 
     def _advance(self) -> None:
@@ -96,15 +97,17 @@ class Heater:
 
 
 class Heaters:
-    """All heaters of the printer, and M104, M109, M140, M190, M105, SET_HEATER_TEMPERATURE, TEMPERATURE_WAIT, TURN_OFF_HEATERS."""
+    """All heaters of the printer, and the commands that set them or wait for them."""
 
     def __init__(self, printer: Printer, settings: dict[str, dict[str, Any]]) -> None:
         self.printer = printer
         kinds: list[tuple[str, Physics, str]] = [
-            ("heater_bed", BED, "B"), ("heater_generic chamber", CHAMBER, "C"), ("extruder", HOTEND, "T0"), ("extruder1", HOTEND, "T1"),
+            ("heater_bed", BED, "B"), ("heater_generic chamber", CHAMBER, "C"), ("extruder", HOTEND, "T0"),
+            ("extruder1", HOTEND, "T1"),
         ]
-        self.all = {n: Heater(printer, n, physics, letter, settings[n]) for n, physics, letter in kinds if n in settings}
-        self.chamber_sensor = (AMBIENT, AMBIENT)  # measured minimum and maximum
+        present = [(name, physics, letter) for name, physics, letter in kinds if name in settings]
+        self.all = {name: Heater(printer, name, physics, letter, settings[name]) for name, physics, letter in present}
+        self._measured = (AMBIENT, AMBIENT)  # the chamber's least and most so far
         printer.objects["heaters"] = self._status
         printer.objects["temperature_sensor chamber"] = self._chamber
         printer.commands |= {
@@ -137,7 +140,7 @@ class Heaters:
             await self._wait(heater.busy)
 
     async def _wait(self, busy: Callable[[], bool]) -> None:
-        # Once a second, as Klipper looks: a wait that a shutdown ends therefore still answers "ok", up to a second late.
+        # Once a second, as Klipper looks: a wait that a shutdown ends still answers "ok", up to a second late.
         while not self.printer.halted.is_set() and busy():
             self.printer.toolhead.note_activity()
             self.printer.gcode.respond(self.report())
@@ -184,8 +187,9 @@ class Heaters:
         bed = self.printer.world.temperatures["heater_bed"]
         own = self.printer.world.temperatures.get("heater_generic chamber", AMBIENT)
         degrees = round(max(AMBIENT + (bed - AMBIENT) / 8, own), 1) if self.printer.sensors_live() else 0.0
-        self.chamber_sensor = (min(self.chamber_sensor[0], degrees), max(self.chamber_sensor[1], degrees))
-        return {"temperature": degrees, "measured_min_temp": self.chamber_sensor[0], "measured_max_temp": self.chamber_sensor[1]}
+        low, high = min(self._measured[0], degrees), max(self._measured[1], degrees)
+        self._measured = (low, high)
+        return {"temperature": degrees, "measured_min_temp": low, "measured_max_temp": high}
 
 
 def chosen(command: Command, parameter: str, options: dict[str, Thing]) -> Thing:

@@ -145,8 +145,8 @@ class VirtualSd:
     async def pause(self) -> None:
         """Stop after the current line, and wait until that is so (not when the line itself asks)."""
         self._must_pause = self.active
-        while self._worker is not None and not self.from_file:
-            await asyncio.sleep(0.001)
+        if self._worker is not None and not self.from_file:
+            await asyncio.wait({self._worker})
 
     def resume(self) -> None:
         """Start or go on."""
@@ -236,7 +236,8 @@ class VirtualSd:
             return  # the first error is the one that is told
 
     async def _load(self, name: str) -> None:
-        names = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file() and p.suffix in EXTENSIONS}
+        files = [p for p in self.folder.rglob("*") if p.suffix in EXTENSIONS and p.is_file()]
+        names = {str(p.relative_to(self.folder)): p for p in files}
         path = names.get(name) or {known.lower(): p for known, p in names.items()}.get(name.lower())
         if path is None:
             raise KlipperError("Unable to open file")
@@ -326,7 +327,7 @@ class PauseResume:
         await self.printer.gcode.run_inside("SAVE_GCODE_STATE NAME=PAUSE_STATE")
         self.paused = True
 
-    async def _resume(self, _: Command) -> None:
+    async def _resume(self, command: Command) -> None:
         if not self.paused:
             self.printer.gcode.info("Print is not paused, resume aborted")
             return

@@ -1,4 +1,4 @@
-"""A simulated Klippy: `python -m printago_moonraker.virtual.klippy --data-path DIR`. A process of its own, so that it can be killed.
+"""A simulated Klippy, `python -m printago_moonraker.virtual.klippy --data-path DIR`: a process that can be killed.
 
 `Printer` is one life of Klippy, from start-up to the next restart; `Host` goes from life to life around one `World`.
 """
@@ -39,10 +39,12 @@ RESTART_PAUSE = 1.0  # s between two lives
 MCU_TIMEOUT = 90.0  # s until an absent MCU is given up
 EXIT_DELAY = 0.03  # s between the answer to a restart and the end of this life
 
-STARTUP = "\nPrinter is not ready\nThe klippy host software is attempting to connect.  Please\nretry in a few moments.\n"
+STARTUP = (
+    "\nPrinter is not ready\nThe klippy host software is attempting to connect.  Please\nretry in a few moments.\n"
+)
 CONFIG_TAIL = (
-    '\nOnce the underlying issue is corrected, use the "RESTART"\ncommand to reload the config and restart the host software.\n'
-    "Printer is halted\n"
+    '\nOnce the underlying issue is corrected, use the "RESTART"\ncommand to reload the config and restart the host '
+    "software.\nPrinter is halted\n"
 )
 RESET_TAIL = (
     '\nOnce the underlying issue is corrected, use the\n"FIRMWARE_RESTART" command to reset the firmware, reload the\n'
@@ -233,8 +235,8 @@ def main() -> None:
     """The process's entry."""
     parser = argparse.ArgumentParser(description="A simulated Klippy behind Klipper's API socket.")
     parser.add_argument("--data-path", type=Path, required=True)
-    parser.add_argument("--time-factor", type=float, default=1.0, help="physics run so many times as fast; the 250 ms tick stays")
-    parser.add_argument("--extra", action="append", default=[], choices=EXTRAS, help="an object beyond the plain printer's")
+    parser.add_argument("--time-factor", type=float, default=1.0, help="how much faster than real")
+    parser.add_argument("--extra", action="append", default=[], choices=EXTRAS, help="an object beyond the plain ones")
     parser.add_argument("--on-error-gcode", default="", help="virtual_sdcard's on_error_gcode")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()

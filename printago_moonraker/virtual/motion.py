@@ -37,7 +37,8 @@ class Segment:
         duration = self.end - self.begin
         share = min(1.0, max(0.0, (time - self.begin) / duration))
         x, y, z, e = (a + (b - a) * share for a, b in zip(self.origin, self.target, strict=True))
-        return (x, y, z, e), math.dist(self.origin[:3], self.target[:3]) / duration, (self.target[3] - self.origin[3]) / duration
+        speed = math.dist(self.origin[:3], self.target[:3]) / duration
+        return (x, y, z, e), speed, (self.target[3] - self.origin[3]) / duration
 
 
 class Toolhead:
@@ -174,7 +175,7 @@ class Toolhead:
         await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        # Drained a little below the mark, so that a file of tiny moves costs a wake-up every few moves and not one each.
+        # Drained a little below the mark: a file of tiny moves then costs a wake-up every few moves and not one each.
         while not self.printer.halted.is_set() and self._print_time - self.time > LOOK_AHEAD:
             await self.printer.pause(self._print_time - self.time - LOOK_AHEAD + 0.1)
 

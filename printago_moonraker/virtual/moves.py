@@ -192,7 +192,7 @@ class GcodeMove:
         self.resync()
 
     def _mode(self, *, absolute: bool | None = None, absolute_extrude: bool | None = None) -> Any:
-        async def run(command: Command) -> None:
+        async def run(_: Command) -> None:
             if absolute is not None:
                 self.modes.absolute = absolute
             if absolute_extrude is not None:

@@ -18,6 +18,7 @@ from printago_moonraker.virtual.moonraker_env import Say, find_or_make
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 READY_TIMEOUT = 30.0  # s until Moonraker says that Klippy is ready
 POLL = 0.05  # s
 SETTLING_TICKS = 4
@@ -42,21 +43,23 @@ runpy.run_module("moonraker", run_name="__main__")
 class VirtualPrinter:
     """One virtual printer; `async with` starts it, waits until Klippy is ready, and leaves no process behind.
 
-    `port` 0 takes a free one. `time_factor` makes motion and heat so many times as fast. `extras` are objects beyond the plain printer's
-    (`settings.EXTRAS`), `on_error_gcode` is virtual_sdcard's. `webcams` are `[webcam]` sections: a `name` and options.
-    `extra_config` is more text for moonraker.conf; `authorization` more options for its `[authorization]`. Cancelling is safe everywhere.
+    `port` 0 takes a free one. `time_factor` makes motion and heat so many times as fast. `extras` are objects beyond
+    the plain printer's (`settings.EXTRAS`), `on_error_gcode` is virtual_sdcard's. `webcams` are `[webcam]` sections: a
+    `name` and options. `authorization` is what stands in `[authorization]`, `extra_config` more of moonraker.conf.
+    `say` hears what takes long. Cancelling is safe everywhere.
     """
 
     def __init__(
         self, data_path: Path, *, port: int = 0, time_factor: float = 1.0, extras: Sequence[str] = (),
         on_error_gcode: str = "",
-        webcams: Sequence[Mapping[str, str]] = (), authorization: str = "trusted_clients: 127.0.0.1", extra_config: str = "",
-        say: Say = lambda _: None,
+        webcams: Sequence[Mapping[str, str]] = (), authorization: str = "trusted_clients: 127.0.0.1",
+        extra_config: str = "", say: Say = lambda _: None,
     ) -> None:
         self.data_path = data_path.expanduser().resolve()
         self.port = port
         self._time_factor, self._extras, self._on_error_gcode = time_factor, tuple(extras), on_error_gcode
-        self._webcams, self._authorization, self._extra_config, self._say = tuple(webcams), authorization, extra_config, say
+        self._webcams, self._authorization, self._extra_config = tuple(webcams), authorization, extra_config
+        self._say = say
         self._klippy: asyncio.subprocess.Process | None = None
         self._moonraker: asyncio.subprocess.Process | None = None
         self._python = Path()
@@ -113,7 +116,8 @@ class VirtualPrinter:
     async def start_moonraker(self, *, wait: bool = True) -> None:
         """Start Moonraker with a fresh moonraker.conf; `wait`: until it sees Klippy ready."""
         (self.data_path / "config" / "moonraker.conf").write_text(self._config())
-        self._moonraker = await self._spawn("moonraker-output", str(self._python), "-c", LAUNCHER, "-d", str(self.data_path))
+        command = [str(self._python), "-c", LAUNCHER, "-d", str(self.data_path)]
+        self._moonraker = await self._spawn("moonraker-output", *command)
         if wait:
             await self.wait_ready()
 
@@ -137,11 +141,12 @@ class VirtualPrinter:
                 while await self._klippy_state() != "ready":
                     self._check_alive()
                     await asyncio.sleep(POLL)
-                # Moonraker's data_store subscribes only now, in two ticks of 250 ms; a print that starts meanwhile can miss its history.
+                # data_store subscribes only now, in two ticks: a print started meanwhile can miss its history
                 for _ in range(SETTLING_TICKS):
                     await self.moonraker("printer.objects.query", objects={"webhooks": None})
         except TimeoutError:
-            raise AgentError(f"the virtual printer is not ready after {timeout:.0f} s: {self._log_tail('Moonraker')}") from None
+            tail = self._log_tail("Moonraker")
+            raise AgentError(f"the virtual printer is not ready after {timeout:.0f} s: {tail}") from None
         except OSError as error:
             self._check_alive()
             raise AgentError(f"Moonraker went away while it was waited for: {error}") from error
@@ -203,13 +208,15 @@ class VirtualPrinter:
     def _check_alive(self) -> None:
         for name, process in (("Moonraker", self._moonraker), ("Klippy", self._klippy)):
             if process is not None and process.returncode is not None:
-                raise AgentError(f"the virtual printer's {name} ended with {process.returncode}: {self._log_tail(name)}")
+                tail = self._log_tail(name)
+                raise AgentError(f"the virtual printer's {name} ended with {process.returncode}: {tail}")
 
     def _prepare_folders(self) -> None:
         longest = self.data_path / LONGEST_SOCKET
         if (length := len(os.fsencode(longest))) > SOCKET_PATH_LIMIT:
             raise AgentError(
-                f"data path {self.data_path} is too long: {longest} has {length} bytes, a unix socket's name may have {SOCKET_PATH_LIMIT}"
+                f"data path {self.data_path} is too long: {longest} has {length} bytes, and a unix socket's name "
+                f"at most {SOCKET_PATH_LIMIT}; choose a shorter --data-path"
             )
         try:
             for folder in FOLDERS:
@@ -217,7 +224,8 @@ class VirtualPrinter:
             (self.data_path / "comms" / ".writable").touch()
             (self.data_path / "comms" / ".writable").unlink()
         except OSError as error:
-            raise AgentError(f"data path {self.data_path} cannot be used: {error.strerror}; choose another --data-path") from error
+            remedy = "choose another --data-path"
+            raise AgentError(f"data path {self.data_path} cannot be used: {error.strerror}; {remedy}") from error
 
     def _claim_port(self) -> None:
         with socket.socket() as probe:
@@ -244,14 +252,13 @@ class VirtualPrinter:
         return "\n\n".join([*sections, self._extra_config]) + "\n"
 
     async def _spawn(self, log: str, *command: str) -> asyncio.subprocess.Process:
-        # From a checkout too: the child must find this package, wherever it stands. Moonraker must not: its modules are its own.
-        ours = str(Path(__file__).resolve().parents[2])
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MOONRAKER"))}
+        environment = {n: value for n, value in os.environ.items() if not n.startswith(("PYTHON", "MOONRAKER"))}
         if command[0] == sys.executable:
-            environment["PYTHONPATH"] = ours
+            environment["PYTHONPATH"] = PACKAGE_ROOT  # from a checkout too; Moonraker must not see it
         with (self.data_path / "logs" / f"{log}.log").open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
             )
 
     def _log_tail(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The virtual printer's `configfile`: a cartesian printer of 235 x 235 x 250 mm as Klipper reports it after defaults."""
+"""The virtual printer's `configfile`: a cartesian one of 235 x 235 x 250 mm, as Klipper reports it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def as_config(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def _heater(max_temp: float) -> dict[str, Any]:
-    return {"heater_pin": "PA2", "sensor_type": "Generic 3950", "sensor_pin": "PF4", "control": "pid", "min_temp": 0.0, "max_temp": max_temp}
+    return {
+        "heater_pin": "PA2", "sensor_type": "Generic 3950", "sensor_pin": "PF4", "control": "pid", "min_temp": 0.0,
+        "max_temp": max_temp,
+    }
 
 
 def _extruder() -> dict[str, Any]:

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-AMBIENT = 25.0
+AMBIENT = 25.0  # °C
+COUNTERS = ("prints_started", "klippy_starts", "emergency_stops")
 
 
 class Clock:
@@ -46,9 +47,9 @@ class World:
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     temperatures: dict[str, float] = field(default_factory=dict)  # heater's object name -> °C
-    head: list[float] = field(default_factory=lambda: [57.5, 52.0, 8.0])  # mm from the endstops: where the head really is
+    head: list[float] = field(default_factory=lambda: [57.5, 52.0, 8.0])  # mm from the endstops: the truth
     filament_present: bool = True
     mcu_shutdown: bool = False
     reset_will_fail: bool = False  # an emergency stop while in state error: the next reset of the MCU fails
     received: deque[str] = field(default_factory=lambda: deque(maxlen=20_000))
-    counters: dict[str, int] = field(default_factory=lambda: {"prints_started": 0, "klippy_starts": 0, "emergency_stops": 0})
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 CONNECT, PUBLISH, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 12, 14
@@ -72,7 +73,9 @@ class FakeBroker:
 
 
 @asynccontextmanager
-async def fake_broker(script: Callable[[FakeBroker, Peer], Awaitable[None]]) -> AsyncIterator[FakeBroker]:
+async def fake_broker(
+    script: Callable[[FakeBroker, Peer], Awaitable[None]], *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FakeBroker]:
     """Runs `script` for each connection, and closes the connection when it returns."""
     broker = FakeBroker()
     tasks: set[asyncio.Task[None]] = set()
@@ -89,7 +92,7 @@ async def fake_broker(script: Callable[[FakeBroker, Peer], Awaitable[None]]) -> 
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     broker.port = server.sockets[0].getsockname()[1]
     try:
         yield broker

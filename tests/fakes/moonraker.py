@@ -40,6 +40,13 @@ class Upload:
     complete: bool = False
     finished: bool = False
 
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file proper, between the two parts of the form around it."""
+        opening = self.head.index(b"\r\n\r\n", self.head.index(b"filename=")) + 4
+        closing = len(self.tail) - self.tail.rindex(b"\r\n--", 0, self.tail.index(b'name="checksum"'))
+        return self.size - opening - closing
+
     def field(self, name: str) -> str:
         """A form field of the first or last kilobytes."""
         _, _, rest = (self.head + self.tail).partition(f'name="{name}"\r\n\r\n'.encode())
@@ -176,5 +183,11 @@ class FakeMoonraker:
 
 
 def _created(upload: Upload) -> web.Response:
-    item = {"path": "Printago/a.gcode", "root": "gcodes", "size": upload.size, "modified": 1.0, "permissions": "rw"}
+    item = {
+        "path": "Printago/a.gcode",
+        "root": "gcodes",
+        "size": upload.file_size,
+        "modified": 1.0,
+        "permissions": "rw",
+    }
     return web.json_response({"action": "create_file", "item": item}, status=201)

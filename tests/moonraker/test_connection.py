@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import hashlib
 import logging
 import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError
+from printago_moonraker.moonraker import connection as connection_module
 from printago_moonraker.moonraker.connection import Connection, connect, websocket_url
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
 from tests.fakes.moonraker import SILENT, FakeMoonraker, Refusal
@@ -230,12 +235,12 @@ async def test_call_after_the_block(fake: FakeMoonraker) -> None:
 
 async def test_flood_while_leaving(fake: FakeMoonraker, news: News) -> None:
     """News that still pour in while the block is left neither reach the callback nor hold up the end."""
-    async with asyncio.timeout(2), connect(fake.url, api_key=None, on_notification=news):
-        for n in range(500):
-            await fake.notify("notify_x", n, "x" * 1000)
-    count = len(news)
-    await asyncio.sleep(0)
-    assert len(news) == count
+    async with asyncio.timeout(5):
+        async with connect(fake.url, api_key=None, on_notification=news):
+            for n in range(500):
+                await fake.notify("notify_x", n, "x" * 1000)
+            count = len(news)
+        assert len(news) == count < 500
 
 
 async def test_api_key(fake: FakeMoonraker) -> None:
@@ -331,6 +336,54 @@ async def test_redirect_elsewhere(fake: FakeMoonraker) -> None:
             async with connect(url, api_key="k3y", on_notification=News()):
                 pass
     assert fake.handshakes == []
+
+
+@asynccontextmanager
+async def deaf() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A peer that opens a websocket, then never answers again: its URL, and the event of our socket's end."""
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = head.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
+        accept = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
+        upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(upgrade + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        gone.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", gone
+        await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_leaving_a_deaf_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not answer the closing handshake holds up the end for CLOSE_TIMEOUT, not longer."""
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    async with asyncio.timeout(2), deaf() as (url, gone):
+        async with connect(url, api_key=None, on_notification=News()):
+            pass
+        await gone.wait()
+
+
+async def test_cancelled_while_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled once more in the middle of the closing handshake, the socket goes at once."""
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 60.0)
+    closing = asyncio.Event()
+
+    async def block(url: str) -> None:
+        async with connect(url, api_key=None, on_notification=News()):
+            closing.set()
+
+    async with asyncio.timeout(5), deaf() as (url, gone):
+        task = asyncio.create_task(block(url))
+        await closing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await gone.wait()
 
 
 async def test_cancelled_block(fake: FakeMoonraker) -> None:

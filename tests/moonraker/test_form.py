@@ -75,11 +75,17 @@ def test_no_path_of_the_server_leaks() -> None:
 
 def test_stored_path() -> None:
     """Where the file lies now is what the answer says."""
-    assert form.stored_path(b'{"item":{"path":"Printago/a.gcode","size":5}}') == "Printago/a.gcode"
+    assert form.stored_path(b'{"item":{"path":"Printago/a.gcode","size":5}}', 5) == "Printago/a.gcode"
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b"5", b"{}", b'{"item":5}', b'{"item":{}}'])
 def test_success_of_somebody_else(answer: bytes) -> None:
     """A success that is none of Moonraker's is an error."""
     with pytest.raises(errors.UploadFailed):
-        form.stored_path(answer)
+        form.stored_path(answer, 5)
+
+
+def test_stored_size() -> None:
+    """A file of another size than was sent is no success."""
+    with pytest.raises(errors.ChecksumMismatch, match="has 4 bytes, but 5 were sent"):
+        form.stored_path(b'{"item":{"path":"Printago/a.gcode","size":4}}', 5)

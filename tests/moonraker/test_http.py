@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from printago_moonraker import errors
 from printago_moonraker.backoff import Backoff
+from printago_moonraker.moonraker import http
 from printago_moonraker.moonraker.http import MAX_ATTEMPTS, Download, Uploaded, upload
 from printago_moonraker.urlpolicy import UrlPolicy
 from tests.fakes.moonraker import FakeMoonraker
@@ -303,6 +305,27 @@ async def test_cancelled_download() -> None:
 
 
 # -- uploads
+
+
+@pytest.fixture(autouse=True)
+def no_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' uploads go to servers that have nothing in common."""
+    monkeypatch.setattr(http, "UPLOAD_SPACING", 0.0)
+    monkeypatch.setattr(http, "_next_upload", {})
+
+
+async def test_uploads_are_spaced(fake: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two uploads to one host never begin in the same second, however many are asked for at once."""
+    monkeypatch.setattr(http, "UPLOAD_SPACING", 0.1)
+    loop = asyncio.get_running_loop()
+    begun: list[float] = []
+
+    async def source() -> AsyncIterator[bytes]:
+        begun.append(loop.time())
+        yield b"G28\n"
+
+    await asyncio.gather(*(send(fake, source()) for _ in range(4)))
+    assert all(later - earlier > 0.08 for earlier, later in itertools.pairwise(begun))
 
 
 @pytest.fixture

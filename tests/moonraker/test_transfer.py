@@ -110,6 +110,30 @@ def test_broken_while_repeating() -> None:
     transfer.end()
 
 
+def without_length() -> Transfer:
+    """A transfer that broke after four bytes of nobody knows how many."""
+    transfer = Transfer(100)
+    transfer.begin(200, {"ETag": '"v1"'})
+    transfer.take(CONTENT[:4])
+    return transfer
+
+
+def test_begun_anew_and_shorter() -> None:
+    """A body begun anew that ends before the place where the last one broke is not the end."""
+    transfer = without_length()
+    transfer.begin(200, {})
+    transfer.take(CONTENT[:2])
+    with pytest.raises(Broken):
+        transfer.end()
+
+
+@pytest.mark.parametrize(("status", "headers"), [(200, {"Content-Length": "3"}), (416, {"Content-Range": "bytes */3"})])
+def test_shrunk(status: int, headers: dict[str, str]) -> None:
+    """A length that is shorter than what has come belongs to another file."""
+    with pytest.raises(errors.DownloadFailed, match="changed during the download"):
+        without_length().begin(status, headers)
+
+
 @pytest.mark.parametrize(
     ("status", "headers"),
     [

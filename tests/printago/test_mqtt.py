@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -420,6 +421,29 @@ async def test_where_nobody_is_there_is_one_clear_sentence() -> None:
     assert "not reachable" in str(await refused(Endpoint("a..b", 1883, "me", tls=False)))
 
 
+async def test_the_stock_brokers_nagle_costs_nothing(tmp_path: Path) -> None:
+    """We acknowledge at once: with mosquitto's default (Nagle on), a round trip does not wait 40 ms for it."""
+    inbox = Inbox()
+    async with mosquitto(tmp_path, nodelay=False) as broker:
+        me = Endpoint("127.0.0.1", broker.port, "me", tls=False)
+
+        def echo(message: Message) -> None:
+            message.ack()
+            other.publish("back", message.payload)
+
+        async with (
+            connect(me, subscriptions=["back"], on_message=inbox) as session,
+            connect(replace(me, client_id="other"), subscriptions=["there"], on_message=echo) as other,
+        ):
+            times: list[float] = []
+            for number in range(20):
+                start = time.perf_counter()
+                session.publish("there", b"x")
+                await inbox.wait(number + 1)
+                times.append(time.perf_counter() - start)
+    assert sorted(times)[10] < 0.02
+
+
 async def test_nagle_is_off_and_the_goodbye_is_said(endpoint: Callable[..., Endpoint]) -> None:
     """TCP_NODELAY is set (with QoS 1 it saves up to 70 ms a message), and the last packet is DISCONNECT."""
     last: list[int] = []
@@ -472,10 +496,12 @@ async def websocket_bridge(broker_port: int, context: ssl.SSLContext | None) -> 
                 await peer.send(data)
 
         task = asyncio.create_task(down())
-        async for data in peer:
-            writer.write(data if isinstance(data, bytes) else data.encode())
-        writer.close()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            async for data in peer:
+                writer.write(data if isinstance(data, bytes) else data.encode())
+        finally:
+            writer.close()
+            await asyncio.gather(task, writer.wait_closed(), return_exceptions=True)
 
     async with serve(serve_one, "127.0.0.1", 0, subprotocols=[Subprotocol("mqtt")], ssl=context) as server:
         yield next(iter(server.sockets)).getsockname()[1]
@@ -495,10 +521,27 @@ async def exchange(endpoint: Endpoint) -> None:
 
 
 async def test_tls_carries_messages(tmp_path: Path, certificates: Path) -> None:
-    """Also when several packets come in one TLS record, of which the socket does not tell."""
+    """In a burst, and larger than a record."""
     files = [f"certfile {certificates}/server.pem", f"keyfile {certificates}/server.key"]
     async with mosquitto(tmp_path, listener=files) as broker:
         await exchange(Endpoint("127.0.0.1", broker.port, "me", ca_file=certificates / "ca.pem"))
+
+
+async def test_packets_that_share_a_tls_record_all_arrive(certificates: Path) -> None:
+    """What TLS has already taken from the socket wakes nobody, and is read all the same."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    inbox = Inbox()
+
+    async def script(_: FakeBroker, peer: Peer) -> None:
+        await peer.accept()
+        peer.write(b"\x30\x05\x00\x01t\x00x" * 5)
+        await peer.closed()
+
+    async with fake_broker(script, tls=context) as fake:
+        me = Endpoint("127.0.0.1", fake.port, "me", ca_file=certificates / "ca.pem")
+        async with connect(me, subscriptions=["t"], on_message=inbox):
+            await inbox.wait(5)
 
 
 @pytest.mark.parametrize("tls", [False, True])

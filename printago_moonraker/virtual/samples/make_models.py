@@ -1,7 +1,7 @@
 """The demo's two models, a stepped tower and a ring.
 
-`python make_models.py FOLDER` writes them as ASCII STL; `python make_models.py --thumbnails FILE.gcode` puts their picture at the head of a
-sliced file, as PrusaSlicer's window does (its command line has no picture to put there).
+`python make_models.py FOLDER` writes them as ASCII STL; `python make_models.py --thumbnails FILE.gcode` puts their
+picture at the head of a sliced file, as PrusaSlicer's window does (its command line has no picture to put there).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def prism(loop: Loop, bottom: float, top: float) -> list[Triangle]:
 def tube(outer: float, inner: float, height: float, sides: int) -> list[Triangle]:
     """A ring of `sides` flat sides; radii and height in mm."""
     def loop(radius: float) -> Loop:
-        return [(radius * math.cos(math.tau * i / sides), radius * math.sin(math.tau * i / sides)) for i in range(sides)]
+        turns = [math.tau * i / sides for i in range(sides)]
+        return [(radius * math.cos(turn), radius * math.sin(turn)) for turn in turns]
     big, small = loop(outer), loop(inner)
     triangles: list[Triangle] = []
     for i in range(sides):
@@ -74,13 +75,15 @@ def picture(size: int) -> bytes:
     scale = size / 52.0
     def seen(p: Point) -> Point:
         x, y = p[0] - 11.0, p[1]
-        return (size / 2 + (x * 0.87 + y * 0.5) * scale, size * 0.55 - ((y * 0.87 - x * 0.5) * 0.5 + p[2] * 1.4) * scale, y * 0.87 - x * 0.5 - p[2])
+        right, away = x * 0.87 + y * 0.5, y * 0.87 - x * 0.5
+        return (size / 2 + right * scale, size * 0.55 - (away * 0.5 + p[2] * 1.4) * scale, away - p[2])
     for part in plate():
         for triangle in sorted(part, key=lambda t: -sum(seen(p)[2] for p in t)):
             paint(pixels, [seen(p) for p in triangle], shade(triangle), size)
     rows = b"".join(b"\0" + bytes(row) for row in pixels)
     header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(k, d) for k, d in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")))
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,0 +1,63 @@
+# `make demo` and `make test` each work alone on a fresh machine: Debian 12 or the like, with Python 3.11, git and make.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+READY := $(VENV)/.installed
+
+# A desktop user's PATH has no /usr/sbin, where Debian puts mosquitto.
+WITH_SBIN := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean mosquitto
+
+help:
+	@echo "make demo    print a file on a virtual printer, from Printago's side to the end (ARGS='--printers 3')"
+	@echo "make test    all checks and tests (ARGS='-k pause')"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   the benchmarks; see benchmarks/README.md"
+	@echo "make clean   take away all that these have made here"
+
+demo: $(READY)
+	@$(VENV)/bin/printago-moonraker demo $(ARGS)
+
+test: lint mosquitto
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY) mosquitto
+	@set -e; for each in benchmarks/bench_*.py; do $(VENV)/bin/python -m "benchmarks.$$(basename "$$each" .py)"; done
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip knows dependency groups since 25.1; Debian 12's is 23.0.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is no Python 3.11 or newer; name one that is: make PYTHON=/usr/bin/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make virtual environments: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing the program and its tools into $(VENV) (once, about half a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]' --group dev
+	@touch $@
+
+# Only the program is wanted: a broker that was not there before shall not run afterwards, nor at the next boot.
+mosquitto:
+	@$(WITH_SBIN); command -v mosquitto >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+	if ! command -v apt-get >/dev/null || ! $$as_root true 2>/dev/null; then \
+	    echo "The tests need the MQTT broker mosquitto: sudo apt-get install mosquitto, then run this again." >&2; exit 1; \
+	fi; \
+	echo "Installing mosquitto with apt-get ..."; \
+	install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends mosquitto"; \
+	$$install >/dev/null 2>&1 || { $$as_root apt-get update -qq && $$install >/dev/null; } || \
+	    { echo "apt-get cannot install mosquitto: see above, then run this again." >&2; exit 1; }; \
+	if [ -d /run/systemd/system ]; then $$as_root systemctl --quiet disable --now mosquitto; \
+	else $$as_root service mosquitto stop >/dev/null 2>&1 || true; fi
