@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import AgentError
 from printago_moonraker.printago.endpoint import endpoint_for
-from printago_moonraker.printago.envelope import Dialect, Topics, make_topics
+from printago_moonraker.printago.envelope import topics_for
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, connect
 
 if TYPE_CHECKING:
+    from printago_moonraker.printago.envelope import Topics
     from collections.abc import Callable, Sequence
     from typing import Self
 
@@ -134,19 +135,6 @@ class Cloud:
         else:
             self.frames[message.topic] = message.payload
         self._news.set()
-
-
-def topics_for(config: Config, printer: PrinterConfig) -> Topics:
-    """One printer's topics, as the configuration says."""
-    own = config.mqtt
-    return make_topics(
-        printer.printer_id,
-        Dialect(config.printago.dialect),
-        commands=own.command_topic,
-        messages=own.message_topic,
-        availability=own.availability_topic,
-        camera=own.camera_topic,
-    )
 
 
 async def send_command(

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import config
-from printago_moonraker.cloud import ANSWERS, Cloud, Envelope, topics_for
+from printago_moonraker.cloud import ANSWERS, Cloud, Envelope
 from printago_moonraker.errors import AgentError
 from printago_moonraker.log import printable
 from printago_moonraker.printago.endpoint import endpoint_for
+from printago_moonraker.printago.envelope import topics_for
 from printago_moonraker.virtual.broker import embedded_broker
 from printago_moonraker.virtual.file_server import file_server
 from printago_moonraker.virtual.moonraker_env import find_or_make

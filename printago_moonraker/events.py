@@ -36,6 +36,7 @@ class EventSource:
     _homed: str = ""
     _tool: str = ""
     _layer: int | None = None
+    _completion: float | None = None  # of the print that is on; its end leaves nothing of it to measure
     _runout: dict[str, bool] = field(default_factory=dict)
 
     def events(self, transitions: list[Transition]) -> Iterator[Event]:
@@ -45,8 +46,10 @@ class EventSource:
             yield "Connected", {"port": self.printer.config.moonraker_url, "baudrate": None}
         yield from self._state_changes()
         yield from self._trouble_told()
+        if self.printer.phase.has_job:
+            self._completion = measure(self.printer).completion
         for transition in transitions:
-            yield transition.change.value, print_payload(self.printer, transition)
+            yield transition.change.value, print_payload(transition, self._completion)
         if ready:
             yield from self._details(fresh=not self._connected)
         elif self._connected:
@@ -91,11 +94,12 @@ class EventSource:
             self._runout[name] = runout
 
 
-def print_payload(printer: Printer, transition: Transition) -> dict[str, Any]:
-    """The members of a print event: which file, whose job, and how long, how far and why where that applies."""
+def print_payload(transition: Transition, completion: float | None) -> dict[str, Any]:
+    """The members of a print event: which file, whose job, and how long, how far (`completion`, in %) and why, where
+    that applies.
+    """
     payload = file_payload(transition.job)
-    if transition.change in (Change.PAUSED, Change.FAILED, Change.CANCELLED) and printer.state.moonraker:
-        completion = measure(printer).completion
+    if transition.change in (Change.PAUSED, Change.FAILED, Change.CANCELLED):
         payload["progress"] = int(completion) if completion is not None else None
     if transition.change in (Change.DONE, Change.FAILED, Change.CANCELLED):
         payload["time"] = round(transition.job.time, 3)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from printago_moonraker.printer.facts import module
 from printago_moonraker.status import measure
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ class Reporter:
 
     def _interval(self) -> float:
         """Shortest time in seconds between two statuses: small while printing or heating."""
+        # A temperature_fan's target is no heating: it never goes away.
         busy = self._printer.phase.has_job or any(
-            fields.get("target") for fields in self._printer.state.objects.values()
+            fields.get("target") and module(name) != "temperature_fan"
+            for name, fields in self._printer.state.objects.items()
         )
         return min(self._cadence.printing_interval if busy else self._cadence.idle_interval, self._cadence.heartbeat)
 

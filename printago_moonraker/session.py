@@ -18,7 +18,7 @@ from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.moonraker.rpc import RpcError
 from printago_moonraker.printago.endpoint import Message, endpoint_for
-from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
+from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, topics_for
 from printago_moonraker.printago.link import Link
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
@@ -86,19 +86,10 @@ class Session:
 
     def _make_link(self) -> Link:
         printago, mqtt, printer_id = self._settings.printago, self._settings.mqtt, self._config.printer_id
-        dialect = Dialect(printago.dialect)
-        topics = make_topics(
-            printer_id,
-            dialect,
-            commands=mqtt.command_topic,
-            messages=mqtt.message_topic,
-            availability=mqtt.availability_topic,
-            camera=mqtt.camera_topic,
-        )
         return Link(
             endpoint_for(mqtt, printer_id),
-            topics,
-            EnvelopeCodec(printer_id, printago.client_type, dialect),
+            topics_for(self._settings, self._config),
+            EnvelopeCodec(printer_id, printago.client_type, Dialect(printago.dialect)),
             on_command=self._on_command,
             on_up=self._on_up,
             name=f"{self._config.name}: Printago",

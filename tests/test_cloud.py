@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from printago_moonraker import config as config_module
-from printago_moonraker.cloud import Cloud, parse_arguments, send_command, topics_for
+from printago_moonraker.cloud import Cloud, parse_arguments, send_command
 from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago.endpoint import endpoint_for
-from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, echo_of
+from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, echo_of, topics_for
 from printago_moonraker.printago.link import Link
 from tests.fakes.mosquitto import free_port, mosquitto
 

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from printago_moonraker import errors, schemas
 from printago_moonraker.commands.registry import Answer, Command, Context, find
 from printago_moonraker.log import printable
+from printago_moonraker.moonraker.rpc import RpcTimeout
 from printago_moonraker.printago.endpoint import Message
 from printago_moonraker.printago.envelope import CommandMessage, echo_of, parse_command
 
@@ -34,7 +36,6 @@ class Executor:
         The broker gets its acknowledgement before anything moves, so that a crash can lose a command but never repeat
         one.
         """
-        message.ack()
         try:
             command, entry, parameters = self._judge(message)
             self._context.lanes.reserve(entry.lane)
@@ -43,11 +44,17 @@ class Executor:
             logger.info(
                 "refused %s.%s: %s", printable(echo.get("type", "?")), printable(echo.get("action", "?")), error
             )
+            message.ack()
             self._fail(error, echo, message)
             return
-        self._tasks.create_task(
-            self._live(entry, command, parameters, message), name=f"command {entry.type}.{entry.action}"
-        )
+        life = self._live(entry, command, parameters, message)
+        try:
+            task = self._tasks.create_task(life, name=f"command {entry.type}.{entry.action}")
+        except RuntimeError:  # the session is ending: the broker keeps the command for the next one
+            life.close()
+            return
+        message.ack()
+        task.add_done_callback(partial(self._stopped, command.echo, message))
 
     def _judge(self, message: Message) -> tuple[CommandMessage, Command, dict[str, Any]]:
         """All that can be said about a command without looking at the printer."""
@@ -87,23 +94,25 @@ class Executor:
         except errors.CommandError as error:
             logger.info("%s: %s: %s", name, error.code, error)
             self._fail(error, command.echo, message)
+        except RpcTimeout as error:
+            logger.info("%s: %s", name, error)
+            self._fail(errors.OutcomeUnknown(f"{error} The outcome is unknown."), command.echo, message)
         except errors.AgentError as error:
             # Moonraker refused or vanished in a place where the handler had no word of its own for it.
             logger.info("%s: %s", name, error)
             self._fail(errors.PrinterOffline(str(error)), command.echo, message)
-        except asyncio.CancelledError:
-            self._fail(
-                errors.Cancelled("The agent was stopped while the command ran; its outcome is unknown."),
-                command.echo,
-                message,
-            )
-            raise
         except Exception:
             # A defect in one handler must leave neither the cloud without an answer nor the printer without an agent.
             logger.exception("%s: an unexpected error", name)
             self._fail(errors.Internal("The agent failed; its log has the details."), command.echo, message)
         else:
             self._done(answer, command.echo, message)
+
+    def _stopped(self, echo: dict[str, str], message: Message, task: asyncio.Task[None]) -> None:
+        """A cancelled command gets its answer here, because one that is cancelled before its first step never runs."""
+        if task.cancelled():
+            sentence = "The agent was stopped while the command ran; its outcome is unknown."
+            self._fail(errors.Cancelled(sentence), echo, message)
 
     def _done(self, answer: Answer, echo: dict[str, str], message: Message) -> None:
         self._answer(answer.type, answer.data, echo, message)

@@ -28,16 +28,21 @@ class Lanes:
 
     def __init__(self) -> None:
         self._locks = {Lane.ORDERED: asyncio.Lock(), Lane.TRANSFER: asyncio.Lock()}
-        self.waiting = 0
+        self._queued = dict.fromkeys(self._locks, 0)  # with the one whose turn it is
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their turn."""
+        return sum(max(0, queued - 1) for queued in self._queued.values())
 
     def reserve(self, lane: Lane) -> None:
         """Queue up for a later `turn`, synchronously. Raises Overloaded when 64 commands wait already and this one
         would have to wait too.
         """
         if lane in self._locks:
-            if self.waiting >= MAX_WAITING:
+            if self._queued[lane] and self.waiting >= MAX_WAITING:
                 raise errors.Overloaded(f"{MAX_WAITING} commands are waiting already; send this one again later.")
-            self.waiting += 1
+            self._queued[lane] += 1
 
     @asynccontextmanager
     async def turn(self, lane: Lane, *, reserved: bool = False) -> AsyncIterator[None]:
@@ -47,12 +52,9 @@ class Lanes:
             yield
             return
         if not reserved:
-            self.waiting += 1
+            self._queued[lane] += 1
         try:
-            await lock.acquire()
+            async with lock:
+                yield
         finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            lock.release()
+            self._queued[lane] -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from printago_moonraker import errors
 from printago_moonraker.commands.registry import (
@@ -67,7 +68,6 @@ async def _move(context: Context, what: str, script: str) -> None:
     try:
         await context.printer.script(what, script, timeout=_HOME_TIMEOUT)
     except (errors.NotHomed, errors.OutOfRange, errors.TooCold, errors.GcodeError):
-        active = re.search(r"^ACTIVATE_EXTRUDER .*\Z", script, re.MULTILINE)
-        restore = "\n".join([gcode.RESTORE, *([active[0]] if active else [])])
-        await context.printer.script("Restoring the G-code state", restore)
+        with suppress(errors.CommandError):  # it is the first refusal that says what is wrong
+            await context.printer.script("Restoring the G-code state", script.partition("M400\n")[2])
         raise

@@ -101,7 +101,8 @@ async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None
         )
 
     def over() -> bool:
-        return seen() or printer.state.job not in on
+        # Klipper out of sight, or gone, shows no job at all: that is not the end of one.
+        return seen() or (printer.state.klippy is KlippyState.READY and printer.state.job not in on)
 
     with printer.operation(phase):
         await printer.carry_out(what, call, over, timeout=PATIENCE)

@@ -41,7 +41,8 @@ async def _set(context: Context, heater: Heater | None, parameters: Parameters, 
     target, name = float(parameters["temperature"]), heater.object_name
     if not heater.accepts(target):
         low, high = max(heater.min_temp or 0.0, 0.0), heater.max_temp
-        raise errors.OutOfRange(f"{what} takes {low:g} to {high:g} °C (or 0 for off), not {target:g} °C.")
+        limits = f"{low:g} °C and above" if high is None else f"{low:g} to {high:g} °C"
+        raise errors.OutOfRange(f"{what} takes {limits} (or 0 for off), not {target:g} °C.")
     # As Klipper will read it, so that 0.00004 °C is seen as what it becomes.
     wanted = float(gcode.number(target))
     state = context.printer.state

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from printago_moonraker.errors import (
     CommandError,
@@ -20,6 +20,9 @@ from printago_moonraker.errors import (
     MissingType,
     PayloadTooLarge,
 )
+
+if TYPE_CHECKING:
+    from printago_moonraker.config import Config, PrinterConfig
 
 MAX_COMMAND_BYTES = 256 * 1024
 MAX_ECHO_BYTES = 1024 * 1024  # beyond this not even a refusal's echo is worth the memory of reading the payload
@@ -285,3 +288,16 @@ def make_topics(
     if topics.commands in outgoing:
         raise ConfigError(f"[mqtt] command_topic {topics.commands!r}: is also a topic that the agent publishes to.")
     return topics
+
+
+def topics_for(config: Config, printer: PrinterConfig) -> Topics:
+    """One printer's topics, as the configuration says. Raises ConfigError."""
+    own = config.mqtt
+    return make_topics(
+        printer.printer_id,
+        Dialect(config.printago.dialect),
+        commands=own.command_topic,
+        messages=own.message_topic,
+        availability=own.availability_topic,
+        camera=own.camera_topic,
+    )

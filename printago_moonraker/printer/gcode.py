@@ -77,10 +77,11 @@ def extrude(amount: float, *, speed: float, tool: str | None, active: str | None
     """Relative extrusion of `amount` mm at `speed` mm/min. `tool`: an extruder's object name when it is not the active
     one, which is activated again.
     """
-    move = [_SAVE, "M83", f"G1 E{number(amount)} F{number(speed)}", "M400", RESTORE]
-    if tool is None or active is None:
-        return "\n".join(move)
-    return "\n".join([f"ACTIVATE_EXTRUDER EXTRUDER={tool}", *move, f"ACTIVATE_EXTRUDER EXTRUDER={active}"])
+    move = ["M83", f"G1 E{number(amount)} F{number(speed)}", "M400"]
+    if tool is not None and active is not None:
+        # Inside the saved state, because an activation sets the extrude factor back to 1.
+        move = [f"ACTIVATE_EXTRUDER EXTRUDER={tool}", *move, f"ACTIVATE_EXTRUDER EXTRUDER={active}"]
+    return "\n".join([_SAVE, *move, RESTORE])
 
 
 def refusal(error: RpcError) -> errors.CommandError:

@@ -34,6 +34,7 @@ class KlippyWatch:
         self._printer = printer
         self._api = api
         self._news = asyncio.Event()
+        self._halted = False
 
     def ready(self) -> None:
         """`notify_klippy_ready`: whatever was subscribed before is gone."""
@@ -45,9 +46,11 @@ class KlippyWatch:
         self._news.set()
 
     def shutdown(self) -> None:
-        """`// Klipper state: Shutdown`, which comes up to 250 ms before the status that says so."""
-        if self._printer.state.klippy is KlippyState.READY:
-            self._printer.klippy_is(KlippyState.SHUTDOWN)  # why follows with the status
+        """`// Klipper state: Shutdown`, which comes up to 250 ms before the status that says so, and does not say why:
+        Klipper is asked at once.
+        """
+        self._halted = True
+        self._news.set()
 
     async def run(self) -> None:
         """Until the connection ends. Raises ConnectionLost. Cancelling is safe."""
@@ -64,6 +67,9 @@ class KlippyWatch:
     async def _look(self) -> bool:
         """Take in Klipper's present state; True when it is subscribed to, so that it will say what changes."""
         try:
+            if self._halted:
+                self._halted = False
+                return await self._look_at_shutdown()
             info = await self._api.server_info()
             if not info.klippy_connected:
                 self._note(KlippyState.DISCONNECTED)
@@ -76,7 +82,14 @@ class KlippyWatch:
             # Klipper went away between two calls.
             logger.debug("%s: %s", self._printer.config.name, error)
             return False
-        return not self._news.is_set()
+        return self._printer.state.klippy in _ATTACHED and not self._news.is_set()
+
+    async def _look_at_shutdown(self) -> bool:
+        """Why Klipper has stopped. The subscription survives that."""
+        info = await self._api.printer_info()
+        if info.state is KlippyState.SHUTDOWN:
+            self._printer.klippy_is(info.state, info.state_message)
+        return info.state is KlippyState.SHUTDOWN and not self._news.is_set()
 
     def _note(self, state: KlippyState) -> None:
         if self._printer.state.klippy is not state:
@@ -84,14 +97,22 @@ class KlippyWatch:
 
     async def _subscribe(self) -> None:
         printer = self._printer
-        objects = await self._api.objects_list()
-        status = await self._api.subscribe(subscription(objects))
         printer.versions["klipper"] = (await self._api.printer_info()).software_version
+        objects = await self._api.objects_list()
+        # Nothing may be waited for between the answer and the snapshot: a delta that came in between would be lost.
+        status = await self._api.subscribe(subscription(objects))
         printer.facts = read_facts(objects, status)
         printer.snapshot(status)
 
     async def _settle(self) -> None:
         """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
-        job = self._printer.prints.current
-        if self._printer.prints.unsettled and job:
-            self._printer.settle(history_status(await self._api.history_list(limit=20), job.filename))
+        printer, job = self._printer, self._printer.prints.current
+        if not printer.prints.unsettled or job is None:
+            return
+        try:
+            history = await self._api.history_list(limit=20)
+        except RpcError as error:
+            # Without the component [history] nobody knows, and nobody ever will.
+            logger.info("%s: Moonraker's history cannot be asked: %s", printer.config.name, error)
+            history = []
+        printer.settle(history_status(history, job.filename, again=printer.is_printing(job.filename)))
