@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 READY := $(VENV)/.installed
+BENCHMARKS ?= round_trip memory download cpu
 
 # A desktop user's PATH has no /usr/sbin, where Debian puts mosquitto.
 WITH_SBIN := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -30,7 +31,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 bench: $(READY) mosquitto
-	@set -e; for each in benchmarks/bench_*.py; do $(VENV)/bin/python -m "benchmarks.$$(basename "$$each" .py)"; done
+	@set -e; for each in $(BENCHMARKS); do $(VENV)/bin/python -m "benchmarks.$$each" $(ARGS); done
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import __version__
 from printago_moonraker.commands.registry import names
+from printago_moonraker.printer import outputs
 
 if TYPE_CHECKING:
     from printago_moonraker.printer.printer import Printer
@@ -27,7 +28,9 @@ def pairing(printer: Printer) -> dict[str, Any]:
             "build_volume": facts.build_volume(),
             "nozzle_diameters": list(facts.nozzle_diameters),
             "heaters": [heater.describe() for heater in heaters],
-            "webcams": list(printer.webcams),
+            "fans": [fan.describe_fan() for fan in outputs.fans(facts)],
+            "lights": [light.describe_light() for light in outputs.lights(facts)],
+            "webcams": [webcam.describe() for webcam in printer.webcams],
             "commands": names(),
         },
     }

@@ -170,6 +170,18 @@ class GcodeError(CommandError):
     code = "gcode_error"
 
 
+class CameraNotFound(CommandError):
+    code = "camera_not_found"
+
+
+class CameraUnavailable(CommandError):
+    code = "camera_unavailable"
+
+
+class DestinationFailed(CommandError):
+    code = "destination_failed"
+
+
 class OutcomeUnknown(CommandError):
     """No answer in time. What then happens still comes as an event."""
 

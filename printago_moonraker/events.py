@@ -80,7 +80,7 @@ class EventSource:
         state = self.printer.state
         homed, tool = state.homed_axes, state.get("toolhead", "extruder", "")
         layer = state.record("print_stats", "info").get("current_layer")
-        if not fresh and set(homed) - set(self._homed):
+        if not fresh and set(homed) == set("xyz") != set(self._homed):  # one axis after the other appears on the way
             yield "Home", {"axes": homed}
         if not fresh and tool != self._tool and tool and self._tool:
             yield "ToolChange", {"old": _tool_number(self._tool), "new": _tool_number(tool)}

@@ -17,9 +17,11 @@ from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.moonraker.rpc import RpcError
+from printago_moonraker.moonraker.webcams import read_webcams
 from printago_moonraker.printago.endpoint import Message, endpoint_for
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, topics_for
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
 from printago_moonraker.printer.printer import Printer
@@ -62,6 +64,7 @@ class Session:
             "notify_klippy_ready": lambda _: self._on_klippy(KlippyWatch.ready),
             "notify_klippy_disconnected": lambda _: self._on_klippy(KlippyWatch.disconnected),
             "notify_filelist_changed": lambda params: self._on_file(params[0]),
+            "notify_webcams_changed": lambda params: self._on_webcams(params[0].get("webcams") or []),
             "notify_proc_stat_update": lambda params: self._on_host(params[0]),
             "notify_cpu_throttled": lambda params: self._on_throttled(params[0]),
         }
@@ -74,7 +77,9 @@ class Session:
             link = links.create_task(self._link.run(), name=f"link {name}")
             try:
                 async with asyncio.TaskGroup() as work:
-                    self._executor = Executor(Context(self.printer, Jobs(self.printer), Lanes()), work, self._answer)
+                    cameras = Cameras(self.printer, work, self._link.publish_frame)
+                    context = Context(self.printer, Jobs(self.printer), Lanes(), cameras)
+                    self._executor = Executor(context, work, self._answer)
                     work.create_task(supervise(f"{name}: Moonraker", self._moonraker), name=f"moonraker {name}")
                     work.create_task(self._reporter.run(), name=f"reporter {name}")
             finally:
@@ -133,7 +138,7 @@ class Session:
             api = Moonraker(connection)
             await api.identify(__version__, key, client_name=config.client_name)
             printer.versions["moonraker"] = (await api.server_info()).moonraker_version
-            printer.webcams = tuple(str(webcam.get("name")) for webcam in await api.webcams_list())
+            self._on_webcams(await api.webcams_list())
             self._on_host(await api.proc_stats())
             self._watch = KlippyWatch(printer, api)
             printer.attach(api)
@@ -185,6 +190,12 @@ class Session:
         self._emit(*event)
         if event[1]["path"] == self.printer.state.filename:
             self._load()
+
+    def _on_webcams(self, entries: list[dict[str, Any]]) -> None:
+        webcams = read_webcams(entries, self._config.moonraker_url)
+        if webcams != self.printer.webcams:
+            self.printer.webcams = webcams
+            self._announce_news()
 
     def _on_host(self, stats: dict[str, Any]) -> None:
         memory = stats.get("system_memory") or {}

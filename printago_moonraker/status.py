@@ -168,11 +168,8 @@ def measure(printer: Printer) -> Progress:
     state = printer.state
     if state.job is JobState.COMPLETE:
         return Progress(100.0, 0.0, None)
-    position = _position(printer)
-    slicer = state.number("display_status", "progress")
-    raw = state.number("virtual_sdcard", "progress")
-    says_more = slicer is not None and slicer not in (raw, printer.old_progress)
-    done = min(1.0, max(0.0, slicer if says_more and slicer is not None else position))
+    done = printer.slicer_progress if printer.slicer_progress is not None else _position(printer)
+    done = min(1.0, max(0.0, done))
     elapsed = state.number("print_stats", "print_duration") or 0.0
     estimate = printer.metadata.get("estimated_time")
     if isinstance(estimate, int | float) and estimate > 0:
@@ -188,6 +185,8 @@ def _position(printer: Printer) -> float:
     at = state.number("virtual_sdcard", "file_position")
     if isinstance(start, int) and isinstance(end, int) and end > start and at is not None:
         return (at - start) / (end - start)
+    if not state.number("print_stats", "print_duration"):
+        return 0.0  # nothing extruded yet: what was read so far is the file's head
     return state.number("virtual_sdcard", "progress") or 0.0
 
 

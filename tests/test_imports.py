@@ -12,7 +12,7 @@ PACKAGE = ROOT / "printago_moonraker"
 
 # Imports go down only. What stands on one level may use its neighbours; moonraker and printago may not.
 LEVELS: list[set[str]] = [
-    {"", "config", "options", "errors", "backoff", "supervise", "log", "schemas", "urlpolicy"},
+    {"", "config", "options", "errors", "backoff", "supervise", "log", "schemas", "urlpolicy", "web"},
     {"moonraker", "printago"},
     {"printer"},
     {"reporter", "status", "events", "commands", "announcement"},
@@ -23,7 +23,7 @@ LEVELS: list[set[str]] = [
 HELPERS, TOP = LEVELS[0], LEVELS[-1]
 LIBRARIES = {
     "websockets": {"moonraker/connection.py"},
-    "aiohttp": {"moonraker/http.py"},
+    "aiohttp": {"web.py"},
     "paho": {"printago/mqtt.py"},
 }
 MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import errors, schemas
 from printago_moonraker.commands.registry import Answer, Command, Context, find
@@ -15,6 +14,9 @@ from printago_moonraker.log import printable
 from printago_moonraker.moonraker.rpc import RpcTimeout
 from printago_moonraker.printago.endpoint import Message
 from printago_moonraker.printago.envelope import CommandMessage, echo_of, parse_command
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ async def extrude(context: Context, parameters: Parameters) -> Answer:
     if parameters.get("tool") is not None:
         number = int(parameters["tool"])
         if number >= len(tools):
-            raise errors.NotSupported(f"The tool {number} does not exist on this printer.")
+            raise errors.NotSupported(f"Tool {number} does not exist on this printer.")
         tool = tools[number].object_name
     speed = float(parameters.get("speed") or _EXTRUDE_SPEED)
     script = gcode.extrude(

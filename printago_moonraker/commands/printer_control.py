@@ -24,7 +24,7 @@ from printago_moonraker.printer.printer import PATIENCE
 from printago_moonraker.printer.state import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 _RESTART_ACCEPTED = 30.0  # s; Klipper can be deadlocked after an emergency stop, and then never answers
 _RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
@@ -125,21 +125,22 @@ async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
 
 @command("printer_control.restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
 async def restart(context: Context, parameters: Parameters) -> Answer:
-    await _restart(context, "The restart", context.printer.api.restart(timeout=None))
+    await _restart(context, "The restart", context.printer.api.restart)
     return success("Restart command issued successfully.")
 
 
 @command("printer_control.firmware_restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
 async def firmware_restart(context: Context, parameters: Parameters) -> Answer:
-    await _restart(context, "The firmware restart", context.printer.api.firmware_restart(timeout=None))
+    await _restart(context, "The firmware restart", context.printer.api.firmware_restart)
     return success("Firmware restart command issued successfully.")
 
 
-async def _restart(context: Context, what: str, call: Awaitable[None]) -> None:
+async def _restart(context: Context, what: str, call: Callable[..., Awaitable[None]]) -> None:
     """Restart, and wait until Klipper has gone and come back. Its state right after the answer is still the old one."""
     state, printer = context.printer.state, context.printer
+    printer.require_running()  # nobody would hear it, and Klipper's being gone would look like its going
     gone = asyncio.ensure_future(printer.until(lambda: state.klippy is KlippyState.DISCONNECTED, _RESTART_ACCEPTED))
-    calling = asyncio.ensure_future(call)
+    calling = asyncio.ensure_future(call(timeout=None))
     try:
         await asyncio.wait({gone, calling}, return_when=asyncio.FIRST_COMPLETED)
         if calling.done() and not gone.done():

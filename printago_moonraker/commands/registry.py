@@ -15,6 +15,7 @@ from printago_moonraker.log import printable
 from printago_moonraker.printer.phase import Phase
 
 if TYPE_CHECKING:
+    from printago_moonraker.printer.camera import Cameras
     from printago_moonraker.printer.jobs import Jobs
     from printago_moonraker.printer.printer import Printer
 
@@ -38,6 +39,7 @@ class Context:
     printer: Printer
     jobs: Jobs
     lanes: Lanes
+    cameras: Cameras
 
 
 Parameters = Mapping[str, Any]

@@ -18,7 +18,7 @@ _PATIENCE = 120.0
 @command("temperature_control.set_hotend")
 async def set_hotend(context: Context, parameters: Parameters) -> Answer:
     tools, number = context.printer.facts.tools, int(parameters.get("tool") or 0)
-    await _set(context, tools[number] if number < len(tools) else None, parameters, f"The tool {number}")
+    await _set(context, tools[number] if number < len(tools) else None, parameters, f"Tool {number}")
     return success("Hotend temperature command issued successfully.")
 
 

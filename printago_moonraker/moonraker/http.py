@@ -1,7 +1,7 @@
-"""Files over HTTP: a download from the cloud, and an upload to Moonraker. The only module that knows aiohttp.
+"""Files over HTTP: a download from the cloud, and an upload to Moonraker.
 
 A `Download` is an async iterator of bytes, and `upload` takes one: the file streams through in constant memory, and is
-never on a disk on the way. aiohttp is imported when the first transfer begins, because it costs 9 MB of memory.
+never on a disk on the way.
 
 Source: Moonraker's documentation, "File upload"; RFC 9110 sections 13 and 14 (conditions, ranges); RFC 7578 (forms).
 """
@@ -11,32 +11,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import socket
-import ssl
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
+from printago_moonraker import web
 from printago_moonraker.backoff import Backoff
 from printago_moonraker.errors import AgentError, DownloadFailed, UploadFailed
 from printago_moonraker.moonraker.form import closing, failure, opening, stored_path
-from printago_moonraker.moonraker.transfer import Broken, Transfer
+from printago_moonraker.moonraker.transfer import Transfer
+from printago_moonraker.web import CHUNK, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from aiohttp import ClientResponse, ClientSession
-    from aiohttp.abc import AbstractResolver, ResolveResult
-    from yarl import URL
 
     from printago_moonraker.urlpolicy import UrlPolicy
 
-CHUNK: Final = 256 * 1024
-MAX_REDIRECTS: Final = 5
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_SOURCE: Final = web.Peer("download", DownloadFailed)
+_MOONRAKER: Final = web.Peer("Moonraker", UploadFailed)
 # Failures with not one new byte between them. A new byte starts the count again: a bad line, but a line.
 MAX_ATTEMPTS: Final = 5
 # Moonraker reads the metadata of the whole file before it answers: 22 MB take 0.2 s, an SD card may be a hundred
@@ -77,8 +71,8 @@ class Download:
         self._timeouts = (connect_timeout, read_timeout)
         self._backoff = backoff or Backoff(base=0.5)
         self._transfer = Transfer(max_bytes, expected_size, expected_sha256)
-        self._session: ClientSession | None = None
-        self._response: ClientResponse | None = None
+        self._session: web.Session | None = None
+        self._response: web.Response | None = None
 
     @property
     def total(self) -> int | None:
@@ -93,7 +87,8 @@ class Download:
         return self._transfer.sha256
 
     async def __aenter__(self) -> Self:
-        self._session = _download_session(self._policy, *self._timeouts)
+        connect, read = self._timeouts
+        self._session = web.session(self._policy, connect_timeout=connect, read_timeout=read)
         try:
             await self._connected()
         except BaseException:
@@ -123,7 +118,7 @@ class Download:
             self._backoff.reset()
             return chunk
 
-    async def _connected(self) -> ClientResponse:
+    async def _connected(self) -> web.Response:
         """The response that is being read, or one that goes on where the last one broke."""
         while self._response is None:
             try:
@@ -145,10 +140,10 @@ class Download:
             self._response.close()
             self._response = None
 
-    async def _read(self, response: ClientResponse) -> bytes:
+    async def _read(self, response: web.Response) -> bytes:
         """New bytes; b"" at the end of the file."""
         while not self._transfer.whole:
-            with _mapped():
+            with _SOURCE.mapped():
                 chunk = await response.content.read(CHUNK)
             if not chunk:
                 self._transfer.end()
@@ -156,98 +151,18 @@ class Download:
                 return new
         return b""
 
-    async def _open(self) -> ClientResponse:
+    async def _open(self) -> web.Response:
         """A response with the rest of the file, from the first URL on: what that redirects to may live for a minute."""
-        response = await self._follow(_parse(self._url), self._transfer.request_headers())
+        assert self._session is not None
+        response = await _SOURCE.request(
+            self._session, "GET", self._url, self._policy, headers=self._transfer.request_headers()
+        )
         try:
             self._transfer.begin(response.status, response.headers)
         except BaseException:
             response.close()
             raise
         return response
-
-    async def _follow(self, url: URL, headers: dict[str, str]) -> ClientResponse:
-        """The first response that is no redirection; every hop is judged before it is made."""
-        assert self._session is not None
-        for _ in range(MAX_REDIRECTS + 1):
-            self._policy.check_url(str(url))
-            self._policy.check_host(url.host or "")  # as the one that connects reads it
-            with _mapped():
-                response = await self._session.get(url, headers=headers, allow_redirects=False)
-            if response.status not in REDIRECTS or "Location" not in response.headers:
-                return response
-            response.close()
-            url = url.join(_parse(response.headers["Location"]))
-        raise DownloadFailed(f"The download URL redirects more than {MAX_REDIRECTS} times.")
-
-
-class _Resolver:
-    """The system's resolver, of whose answers only those go on that the policy lets through: the address that was
-    checked is the address that is connected to, so a name cannot change its mind in between."""
-
-    def __init__(self, policy: UrlPolicy) -> None:
-        self._policy = policy
-
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        for _, _, _, _, address in found:
-            self._policy.check_address(host, str(address[0]))
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        return [
-            {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": proto, "flags": flags}
-            for kind, _, proto, _, address in found
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
-def _download_session(policy: UrlPolicy, connect_timeout: float, read_timeout: float) -> ClientSession:
-    import aiohttp
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            resolver=cast("AbstractResolver", _Resolver(policy)), use_dns_cache=False, force_close=True
-        ),
-        timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=read_timeout),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,  # sizes and sums are those of the bytes sent
-        trust_env=False,  # a proxy would resolve names by itself, unchecked
-        read_bufsize=CHUNK,
-    )
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """aiohttp's exceptions as ours. Their texts are not passed on: they may hold the URL, and with it a signature."""
-    import aiohttp
-
-    try:
-        yield
-    except aiohttp.InvalidURL:
-        raise DownloadFailed("The download URL cannot be read.") from None
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        raise DownloadFailed("The download server's certificate is not valid.") from error
-    except TimeoutError as error:
-        raise Broken("the server stopped sending") from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise Broken("the server's name was not found") from error
-    except aiohttp.ClientConnectorError as error:
-        raise Broken("the server cannot be reached") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise Broken("the connection broke") from error
-
-
-def _parse(url: str) -> URL:
-    """A URL as it stands: a signed one must not be rewritten, unless it holds what no request line may."""
-    import yarl
-
-    try:
-        parsed = yarl.URL(url, encoded=url.isascii() and url.isprintable() and " " not in url)
-        str(parsed)  # host and port are read only now
-    except ValueError:
-        raise DownloadFailed("The download URL cannot be read.") from None
-    return parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +192,6 @@ async def upload(
     raises, ForbiddenPath, Busy, NoSpace, ChecksumMismatch, UploadFailed: in every case Moonraker discards what it has.
     Cancelling is safe and discards too, unless the last byte was already sent.
     """
-    import aiohttp
-
     url = moonraker_url.rstrip("/") + "/server/files/upload"
     deadline = asyncio.timeout(None)
     form = _Form(chunks, folder, name, deadline, answer_timeout)
@@ -286,20 +199,26 @@ async def upload(
     if api_key:
         headers["X-Api-Key"] = api_key
     try:
-        async with deadline, _upload_session(moonraker_url, ca_file) as session:
+        async with deadline, web.session(ca_file=ca_file) as session:
             await _take_turn(moonraker_url)
             form.moonrakers_turn()
-            response = await session.post(url, data=form, headers=headers, allow_redirects=False)
-            try:
-                answer = await response.read()
-            finally:
-                response.close()
+            with _MOONRAKER.mapped():
+                response = await session.post(url, data=form, headers=headers, allow_redirects=False)
+                try:
+                    answer = await response.read()
+                finally:
+                    response.close()
     except TimeoutError as error:
         raise UploadFailed(f"Moonraker did not take the upload: no sign of life for {answer_timeout:g} s.") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except web.Unreachable as error:
+        raise UploadFailed("Moonraker cannot be reached for the upload.") from error
+    except Broken as error:
         if form.error is not None:  # the source failed; that Moonraker was left in the middle is only the consequence
             raise form.error from None
-        raise UploadFailed(_upload_broke(error)) from error
+        # What it does, without a word, when its temporary folder is full or the file too large.
+        raise UploadFailed(
+            "Moonraker broke off the upload: its disk may be full, or the file larger than max_upload_size allows."
+        ) from error
     if response.status != HTTPStatus.CREATED:
         raise failure(response.status, answer)
     return Uploaded(stored_path(answer, form.size), form.size, form.sha256)
@@ -312,17 +231,6 @@ async def _take_turn(moonraker_url: str) -> None:
     start = max(now, _next_upload.get(host, now))
     _next_upload[host] = start + UPLOAD_SPACING
     await asyncio.sleep(start - now)
-
-
-def _upload_broke(error: Exception) -> str:
-    import aiohttp
-
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "Moonraker's certificate is not trusted."
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "Moonraker cannot be reached for the upload."
-    # What it does, without a word, when its temporary folder is full or the file too large.
-    return "Moonraker broke off the upload: its disk may be full, or the file larger than max_upload_size allows."
 
 
 class _Form:
@@ -376,15 +284,3 @@ class _Form:
         self._hash.update(chunk)
         self.size += len(chunk)
         return chunk
-
-
-def _upload_session(moonraker_url: str, ca_file: Path | None) -> ClientSession:
-    import aiohttp
-
-    context = ssl.create_default_context(cafile=ca_file) if moonraker_url.startswith("https:") else True
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=None),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,  # a proxy from the environment is for the internet, not for the printer
-    )

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 
 from printago_moonraker.errors import ChecksumMismatch, DownloadFailed, DownloadTooLarge
 from printago_moonraker.log import printable
+from printago_moonraker.web import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Broken(Exception):
-    """This attempt failed; another one may not."""
 
 
 class Transfer:

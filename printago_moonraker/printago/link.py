@@ -106,6 +106,16 @@ class Link:
             self._status = build
             self._drain()
 
+    async def publish_frame(self, camera_name: str, jpeg: bytes) -> None:
+        """Publish one frame with QoS 0, unless the link is down: nothing waits for the next session. Returns when it is
+        sent, so that who waits for that never has two on the way.
+
+        Raises ConnectionLost, ConnectionRefused for a frame that the broker does not take. Cancelling is safe.
+        """
+        if self._session is None:
+            raise ConnectionLost("there is no connection to the broker.")
+        await self._session.publish(self._topics.frames(camera_name), jpeg, qos=0, content_type="image/jpeg")
+
     # ----------------------------------------------------------------------------------------------------- one session
 
     async def _attempt(self, backoff: Backoff) -> None:

@@ -7,8 +7,10 @@ unnamed temporary file that goes with its last reader, also after a crash.
 from __future__ import annotations
 
 import asyncio
+import lzma
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -16,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING
 
 from printago_moonraker.errors import DownloadFailed, DownloadTooLarge, FileNotFound, NoSpace
+from printago_moonraker.log import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
 MAGIC = b"PK\x03\x04"
 _PLATE = re.compile(r"Metadata/plate_(\d+)\.gcode")
+# What zipfile lets out, depending on which byte is wrong; RuntimeError is a password.
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError,
+    ValueError, OverflowError, OSError,
+)  # fmt: skip
 _CHUNK = 256 * 1024
 _SPARE = 0.05  # of the disk stays free
 
@@ -52,8 +60,8 @@ async def plate_gcode(file: IO[bytes], plate: int, max_bytes: int) -> AsyncGener
             with archive.open(member) as gcode:
                 while piece := await asyncio.to_thread(gcode.read, _CHUNK):
                     yield piece
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DownloadFailed(f"The 3MF archive cannot be read: {error}.") from None
+    except _UNREADABLE as error:
+        raise DownloadFailed(f"The 3MF archive cannot be read: {printable(str(error))}.") from None
 
 
 def _find(archive: zipfile.ZipFile, plate: int) -> zipfile.ZipInfo:

@@ -7,7 +7,7 @@ object list. Nothing here changes while Klipper runs, so limits can be checked w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Facts:
     heaters: tuple[Heater, ...] = ()
     fans: tuple[str, ...] = ()
     lights: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Klipper's, of the fans and lights
     filament_sensors: tuple[str, ...] = ()
     nozzle_diameters: tuple[float | None, ...] = ()
     filament_diameter: float = 1.75
@@ -116,6 +117,7 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
         heaters=tuple(generic.values()),
         fans=tuple(filter(is_fan, names)),
         lights=tuple(filter(is_light, names)),
+        settings={name: _section(name, settings) for name in names if is_fan(name) or is_light(name)},
         filament_sensors=tuple(name for name in names if module(name) in FILAMENT_SENSORS),
         nozzle_diameters=tuple(settings.get(tool.object_name, {}).get("nozzle_diameter") for tool in tools),
         filament_diameter=first.get("filament_diameter") or 1.75,
@@ -126,9 +128,13 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
 
 
 def _heater(object_name: str, settings: Mapping[str, Any]) -> Heater:
-    # Klipper lower-cases section names in `settings`, but not in the object list.
-    section = settings.get(object_name) or settings.get(object_name.lower()) or {}
+    section = _section(object_name, settings)
     return Heater(object_name, short_name(object_name), section.get("min_temp"), section.get("max_temp"))
+
+
+def _section(object_name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    # Klipper lower-cases section names in `settings`, but not in the object list.
+    return settings.get(object_name) or settings.get(object_name.lower()) or {}
 
 
 def _tool_number(object_name: str) -> int:

@@ -62,6 +62,29 @@ def set_heater(name: str, target: float) -> str:
     return f"SET_HEATER_TEMPERATURE HEATER={quoted(name)} TARGET={number(target)}"
 
 
+def set_part_fan(speed: float) -> str:
+    """The fan of the section [fan]; `speed` 0 to 1."""
+    return f"M106 S{number(speed * 255)}"
+
+
+def set_fan(name: str, speed: float) -> str:
+    """`name` is a `fan_generic`'s short name from the object list, `speed` 0 to 1."""
+    return f"SET_FAN_SPEED FAN={quoted(name)} SPEED={number(speed)}"
+
+
+def set_pin(name: str, value: float) -> str:
+    """`name` is an `output_pin`'s short name from the object list, `value` 0 to its scale."""
+    return f"SET_PIN PIN={quoted(name)} VALUE={number(value)}"
+
+
+def set_led(name: str, color: tuple[float, float, float, float]) -> str:
+    """All LEDs of a strip, `name` being its short name from the object list; red, green, blue, white 0 to 1."""
+    parts = " ".join(
+        f"{part}={number(value)}" for part, value in zip(("RED", "GREEN", "BLUE", "WHITE"), color, strict=True)
+    )
+    return f"SET_LED LED={quoted(name)} {parts} SYNC=0 TRANSMIT=1"  # SYNC=0: now, not after the moves that wait
+
+
 def home(axes: Iterable[str]) -> str:
     """`axes` out of x, y, z; none means all."""
     return " ".join(["G28", *(axis.upper() for axis in axes)])

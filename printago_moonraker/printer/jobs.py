@@ -179,9 +179,7 @@ class Jobs:
             self._printer.emit("TransferFailed", {**payload, "reason": str(error), "code": error.code})
             raise
         except errors.AgentError as error:
-            self._printer.emit(
-                "TransferFailed", {**payload, "reason": str(error), "code": errors.PrinterOffline.code}
-            )
+            self._printer.emit("TransferFailed", {**payload, "reason": str(error), "code": errors.PrinterOffline.code})
             raise
         except BaseException:
             self._printer.emit(

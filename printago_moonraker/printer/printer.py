@@ -25,6 +25,7 @@ from printago_moonraker.printer.state import JobState, PrinterState
 
 if TYPE_CHECKING:
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.moonraker.webcams import Webcam
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,10 @@ class Printer:
         self._operations: list[Phase] = []  # the agent's own that are under way, the newest last
         self.metadata: dict[str, Any] = {}  # Moonraker's, of the file that is loaded
         self.print_times: tuple[float, ...] = ()  # seconds that this file took before, newest first
-        self.old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
+        self.slicer_progress: float | None = None  # M73's word in this print, 0..1
+        self._old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
         self.versions: dict[str, str | None] = {"klipper": None, "moonraker": None}
-        self.webcams: tuple[str, ...] = ()
+        self.webcams: tuple[Webcam, ...] = ()
         self.on_change: Callable[[list[Transition]], None] = lambda _: None
         self._api: Moonraker | None = None
         self._watchers: dict[asyncio.Future[None], Seen] = {}
@@ -103,6 +105,12 @@ class Printer:
         self.state.klippy_is(state, message)
         self.changed()
 
+    def _note_slicer_progress(self) -> None:
+        """Keep M73's value: while the print is paused, Klipper shows the file position in its place."""
+        shown = self.state.number("display_status", "progress")
+        if shown is not None and shown not in (self.state.number("virtual_sdcard", "progress"), self._old_progress):
+            self.slicer_progress = shown
+
     def settle(self, status: str | None) -> None:
         """Moonraker's history said how the print ended that was on when the printer went out of sight."""
         self.on_change(self.prints.settle(status))
@@ -112,7 +120,8 @@ class Printer:
         """Tell everybody who waits, synchronously, so that no state between two awaits is missed."""
         transitions = self.prints.observe(self.state, time.monotonic(), cancelling=self.under_way is Phase.CANCELLING)
         if any(transition.change is Change.STARTED for transition in transitions):
-            self.old_progress = self.state.number("display_status", "progress")
+            self._old_progress, self.slicer_progress = self.state.number("display_status", "progress"), None
+        self._note_slicer_progress()
         self.on_change(transitions)
         for future, seen in list(self._watchers.items()):
             if not future.done() and seen():
@@ -127,12 +136,16 @@ class Printer:
             raise errors.PrinterOffline(f"Moonraker at {self.config.moonraker_url} is not reachable.")
         return self._api
 
+    def require_running(self) -> None:
+        """Raises PrinterOffline unless there is a Klipper, in whichever state."""
+        _ = self.api
+        if self.state.klippy is KlippyState.DISCONNECTED:
+            raise errors.PrinterOffline("Klipper is not running on the printer's host.")
+
     def require_ready(self) -> None:
         """Raises PrinterOffline or PrinterNotReady, with what Klipper says, unless Klipper takes commands."""
-        _ = self.api
+        self.require_running()
         klippy, message = self.state.klippy, printable(self.state.klippy_message.partition("\n")[0])
-        if klippy is KlippyState.DISCONNECTED:
-            raise errors.PrinterOffline("Klipper is not running on the printer's host.")
         if klippy is not KlippyState.READY:
             raise errors.PrinterNotReady(
                 f"Klipper is not ready ({klippy}): {message}" if message else f"Klipper is not ready ({klippy})."

@@ -109,10 +109,7 @@ class PrintTracker:
         """What the newest state means for the print, in order. `now`: seconds on a monotonic clock; `cancelling`: the
         agent itself cancels.
         """
-        if not state.moonraker or state.klippy is KlippyState.UNKNOWN:
-            return []
-        if self._gap and state.klippy in (KlippyState.DISCONNECTED, KlippyState.STARTUP):
-            # A Moonraker that has just started says this for a second of a Klipper that prints on.
+        if self._is_hidden(state):
             return []
         self.unsettled = self._gap and self._forgotten(state)
         if self.unsettled:
@@ -134,6 +131,13 @@ class PrintTracker:
             self.current = replace(self.current, time=state.get("print_stats", "total_duration", 0.0))
         self._seen, self._gap = True, False
         return transitions
+
+    def _is_hidden(self, state: PrinterState) -> bool:
+        """Nobody knows now what the printer does. A Moonraker that has just started says for a second that Klipper is
+        not connected, or starts up, although it prints on.
+        """
+        silent = self._gap and state.klippy in (KlippyState.DISCONNECTED, KlippyState.STARTUP)
+        return silent or not state.moonraker or state.klippy is KlippyState.UNKNOWN
 
     def _begin(self, state: PrinterState) -> list[Transition]:
         if self.is_over(state):

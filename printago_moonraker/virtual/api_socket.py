@@ -226,7 +226,9 @@ class ApiServer:
         return dict.fromkeys((name for name in self.printer.commands if "_" in name), "")
 
     async def _script(self, request: Request) -> None:
-        await self.printer.gcode.run(request.argument("script", str))
+        script = request.argument("script", str)
+        self.printer.world.note("script", text=script)
+        await self.printer.gcode.run(script)
 
     async def _subscribe_output(self, request: Request) -> None:
         template = request.argument("response_template", dict)

@@ -24,7 +24,7 @@ async def embedded_broker(port: int = 0) -> AsyncIterator[tuple[str, int]]:
     """
     try:
         from amqtt.broker import Broker
-        from amqtt.errors import AMQTTError
+        from amqtt.errors import AMQTTError, BrokerError
     except ImportError as error:
         raise AgentError('the demo needs its broker: pip install "printago-moonraker[demo]"') from error
     for name in LOGGERS:
@@ -36,7 +36,7 @@ async def embedded_broker(port: int = 0) -> AsyncIterator[tuple[str, int]]:
     })
     try:
         await broker.start()
-    except AMQTTError as error:
+    except (AMQTTError, BrokerError) as error:
         raise AgentError(f"the broker cannot listen on {HOST}:{port}: {error}") from error
     try:
         yield HOST, port

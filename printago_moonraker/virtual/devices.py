@@ -175,7 +175,7 @@ class ExcludeObject:
         entry: dict[str, Any] = {"name": command.get("NAME").upper()}
         try:
             if "CENTER" in command.params:
-                entry["center"] = json.loads(f"[{command.get('CENTER')}]")
+                entry["center"] = [float(number) for number in command.get("CENTER").split(",")]
             if "POLYGON" in command.params:
                 entry["polygon"] = json.loads(command.get("POLYGON"))
         except ValueError:

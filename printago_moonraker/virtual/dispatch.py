@@ -39,7 +39,7 @@ class Gcode:
         }
 
     def busy(self) -> bool:
-        """A script runs, or waits for its turn: a lock is free for a moment between its release and the next in line."""
+        """A script runs, or waits: between its release and the next in line, the lock itself is free for a moment."""
         return self.mutex.locked() or self._queued > 0
 
     async def run(self, script: str) -> None:
@@ -116,6 +116,5 @@ class Gcode:
 
     async def _restart(self, command: Command) -> None:
         if self.printer.ready:
-            await self.printer.toolhead.dwell(0.5)
-            await self.printer.toolhead.wait_moves()
+            await self.printer.toolhead.dwell(0.5)  # which ends when all motion has
         self.printer.request_restart(command.name)

@@ -41,6 +41,7 @@ class PrintStats:
     def note_start(self) -> None:
         """Begun, or resumed."""
         now = self.printer.clock.now()
+        self.printer.world.note("started" if self._began is None else "resumed", file=self.filename)
         if self._began is None:
             self._began = now
         elif self._paused_at is not None:
@@ -52,6 +53,7 @@ class PrintStats:
     def note_pause(self) -> None:
         """The file has stopped in its middle."""
         if self._paused_at is None:
+            self.printer.world.note("paused", file=self.filename)
             self._paused_at = self.printer.clock.now()
             self._count_filament()
         if self.state != "error":
@@ -62,6 +64,7 @@ class PrintStats:
         if self._began is None:
             return
         self._update()
+        self.printer.world.note(state, file=self.filename)
         self.state, self.message = state, message
         if self._paused_at is not None:
             self._paused_for += self.printer.clock.now() - self._paused_at

@@ -114,6 +114,7 @@ class Printer:
             self.world.reset_will_fail = True
         was_ready = self.ready
         self.world.mcu_shutdown = True
+        self.world.note("shutdown")
         self.state, self.state_message = "shutdown", f"{reason}{RESET_TAIL}Printer is shutdown\n"
         self.halted.set()
         self.sdcard.halt()
@@ -144,6 +145,7 @@ class Printer:
     async def run(self, kind: str) -> str:
         """Live until a restart is asked for; returns its kind. `kind` is how this life began."""
         self.world.counters["klippy_starts"] += 1
+        self.world.note("klippy")
         await self.api.start()
         self.spawn(self._connect(kind))
         try:
@@ -200,7 +202,7 @@ class Host:
     """From life to life."""
 
     def __init__(self, data_path: Path, options: argparse.Namespace) -> None:
-        self.world = World(Clock(options.time_factor))
+        self.world = World(Clock(options.time_factor), journal=data_path / "logs" / "journal.jsonl")
         self._data_path, self._options = data_path, options
         self.printer = Printer(self.world, data_path, options)
 

@@ -78,13 +78,15 @@ class Toolhead:
         if target == self.position:
             return
         self._check(target)
-        await self._queue_segment(target, min(speed, self.max_velocity))
+        await self._wait_for_room()
+        if not self.printer.halted.is_set():
+            self._queue_segment(target, min(speed, self.max_velocity))
 
     async def dwell(self, seconds: float) -> None:
-        """G4: nothing moves for so long."""
+        """G4: nothing moves for so long, and nothing else is done. Ends early when the printer is shut down."""
         self._print_time = self._start() + seconds
         self.note_activity()
-        await self._wait_for_room()
+        await self.wait_moves()
 
     async def wait_moves(self) -> None:
         """M400. Ends early when the printer is shut down."""
@@ -164,7 +166,7 @@ class Toolhead:
         """When the next move can begin: after what is queued, or a moment from now."""
         return max(self._print_time, self.time + START_DELAY)
 
-    async def _queue_segment(self, target: Position, speed: float) -> None:
+    def _queue_segment(self, target: Position, speed: float) -> None:
         distance = math.dist(self.position[:3], target[:3]) or abs(target[3] - self.position[3])
         begin = self._start()
         self._print_time = begin + max(distance / speed, 1e-4)
@@ -172,7 +174,6 @@ class Toolhead:
         self.position = target
         self._enabled = dict.fromkeys(self._enabled, True)
         self.note_activity()
-        await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
         # Drained a little below the mark: a file of tiny moves then costs a wake-up every few moves and not one each.

@@ -1,4 +1,7 @@
-"""The pair: a simulated Klippy process, and the real Moonraker in front of it, on loopback."""
+"""The pair: a simulated Klippy process, and the real Moonraker in front of it, on loopback.
+
+`VirtualPrinter` is for tests and the demo, `run_virtual_printer` for a person.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from printago_moonraker.errors import AgentError
 from printago_moonraker.virtual.moonraker_env import Say, find_or_make
+from printago_moonraker.virtual.settings import EXTRAS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 READY_TIMEOUT = 30.0  # s until Moonraker says that Klippy is ready
 POLL = 0.05  # s
-SETTLING_TICKS = 4
+SETTLING_TICKS = 3
 END_OF_JSON = b"\x03"
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes
 STOP_TIMEOUT = 5.0  # s for a process to end before it is killed
@@ -151,10 +155,14 @@ class VirtualPrinter:
             self._check_alive()
             raise AgentError(f"Moonraker went away while it was waited for: {error}") from error
 
+    @property
+    def processes(self) -> list[asyncio.subprocess.Process]:
+        """Those that were started and not ended from here: Moonraker first."""
+        return [process for process in (self._moonraker, self._klippy) if process is not None]
+
     async def wait_ended(self) -> None:
         """Until one of the two processes ends by itself: then it raises AgentError with the end of that one's log."""
-        processes = [process for process in (self._moonraker, self._klippy) if process is not None]
-        waits = [asyncio.create_task(process.wait()) for process in processes]
+        waits = [asyncio.create_task(process.wait()) for process in self.processes]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -268,6 +276,36 @@ class VirtualPrinter:
             with contextlib.suppress(OSError):
                 lines += (self.data_path / "logs" / file).read_text(errors="replace").strip().splitlines()[-3:]
         return " | ".join(lines) or "no log"
+
+
+async def run_virtual_printer(
+    data_path: Path, port: int, time_factor: float, say: Say = print
+) -> int:
+    """Run until SIGINT or SIGTERM, and say what happens. Returns the exit code.
+
+    Raises AgentError: one line on what is wrong and what to do.
+    """
+    loop = asyncio.get_running_loop()
+    printer = VirtualPrinter(data_path, port=port, time_factor=time_factor, extras=EXTRAS[:3], say=say)
+    running = asyncio.create_task(_run(printer, say))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, running.cancel)
+    try:
+        await asyncio.wait({running})
+        if not running.cancelled():
+            running.result()  # what kept it from running
+        say("Stopped.")
+        return 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def _run(printer: VirtualPrinter, say: Say) -> None:
+    say(f"Starting a virtual printer in {printer.data_path} ...")
+    async with printer:
+        say(f"Ready: Moonraker is at {printer.url}, G-code files go to {printer.gcodes}. Ctrl-C stops it.")
+        await printer.wait_ended()
 
 
 async def _end(process: asyncio.subprocess.Process | None, number: int) -> None:

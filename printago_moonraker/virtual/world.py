@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 AMBIENT = 25.0  # °C
 COUNTERS = ("prints_started", "klippy_starts", "emergency_stops")
@@ -53,3 +58,10 @@ class World:
     reset_will_fail: bool = False  # an emergency stop while in state error: the next reset of the MCU fails
     received: deque[str] = field(default_factory=lambda: deque(maxlen=20_000))
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    journal: Path | None = None  # where `note` appends: it tells the truth about a print after a kill, too
+
+    def note(self, what: str, **facts: object) -> None:
+        """Write down what happened to a print, with the wall clock's time: one JSON object a line."""
+        if self.journal is not None:
+            with self.journal.open("a") as file:
+                file.write(json.dumps({"at": time.time(), "what": what, **facts}) + "\n")

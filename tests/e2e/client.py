@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import websockets
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 Message = dict[str, Any]
 
@@ -48,9 +50,10 @@ class Client:
     async def subscribe(self, *objects: str) -> dict[str, Message]:
         """The first status of these objects, of all objects when none is named."""
         names = objects or (await self.call("printer.objects.list"))["objects"]
-        answer: dict[str, Message] = (await self.call("printer.objects.subscribe", objects=dict.fromkeys(names)))["status"]
-        self.status = {name: dict(fields) for name, fields in answer.items()}
-        return answer
+        answer = await self.call("printer.objects.subscribe", objects=dict.fromkeys(names))
+        first: dict[str, Message] = answer["status"]
+        self.status = {name: dict(fields) for name, fields in first.items()}
+        return first
 
     async def until(self, seen: Callable[[], Any], timeout: float = 15.0) -> Any:
         """Wait until `seen()` is true, looking again at each message; returns what it gave."""
@@ -98,7 +101,7 @@ class Client:
 
 
 def label(message: Message) -> str:
-    """One line that says what a message is: `notify_klippy_ready`, `response !! SD busy`, `answer`, `error`, `status webhooks`."""
+    """One line that says what a message is: `notify_klippy_ready`, `response !! SD busy`, `answer`, `status fan`."""
     method = message.get("method")
     if method is None:
         return "error" if "error" in message else "answer"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -16,11 +15,14 @@ from printago_moonraker.errors import AgentError
 from printago_moonraker.virtual.rig import VirtualPrinter
 from tests.e2e.client import Client, RpcError, connected, label
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 RECORDING = Path(__file__).parent.parent / "recordings" / "klipper-session.jsonl"
 SAMPLE = Path(__file__).parents[2] / "printago_moonraker" / "virtual" / "samples" / "demo.gcode"
-FACTOR = 20.0
+FACTOR = 30.0
 
 FILES = {
     "slow.gcode": "G28\nG90\nG1 Z10 F900\n" + "G1 X10 F6000\nG1 X200\n" * 400,
@@ -31,7 +33,8 @@ FILES = {
     "start.gcode": "PRINT_START BED_TEMP=60 EXTRUDER_TEMP=200\nG1 X50 F6000\n",
     "empty.gcode": "",
     "objects.gcode": "EXCLUDE_OBJECT_DEFINE NAME=Cube_id_1_copy_0 CENTER=90,110 POLYGON=[[80,100],[100,100]]\n"
-    "SET_PRINT_STATS_INFO TOTAL_LAYER=8\nSET_PRINT_STATS_INFO CURRENT_LAYER=1\nM73 P12\nEXCLUDE_OBJECT_START NAME=Cube_id_1_copy_0\nG4 P20000\n",
+    "SET_PRINT_STATS_INFO TOTAL_LAYER=8\nSET_PRINT_STATS_INFO CURRENT_LAYER=1\nM73 P12\n"
+    "EXCLUDE_OBJECT_START NAME=Cube_id_1_copy_0\nG4 P20000\n",
 }
 
 
@@ -61,6 +64,14 @@ async def client(rig: VirtualPrinter) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def talk(rig: VirtualPrinter) -> AsyncIterator[Client]:
+    """One client for all tests that only talk, before anything else has happened."""
+    async with connected(rig.url) as client:
+        await client.subscribe()
+        yield client
+
+
 async def hot(rig: VirtualPrinter, client: Client) -> None:
     await rig.control("set_homed")
     await rig.control("set_temperature", heater="extruder", temperature=200.0)
@@ -72,7 +83,7 @@ async def printing(client: Client, name: str) -> None:
     await client.state("print_stats", "state", "printing")
 
 
-# ---- texts -----------------------------------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("script", "message"), [
     ("G1 X10 F600", "Must home axis first: 10.000 0.000 0.000 [0.000]"),
@@ -80,22 +91,26 @@ async def printing(client: Client, name: str) -> None:
     ("M104 S999", "Requested temperature (999.0) out of range (0.0:300.0)"),
     ("M104 S-5", "Requested temperature (-5.0) out of range (0.0:300.0)"),
     ("SET_HEATER_TEMPERATURE", "Error on 'SET_HEATER_TEMPERATURE': missing HEATER"),
-    ("SET_HEATER_TEMPERATURE HEATER=nope", "The value 'nope' is not valid for HEATER. Options: 'heater_bed', 'extruder'"),
+    (
+        "SET_HEATER_TEMPERATURE HEATER=nope",
+        "The value 'nope' is not valid for HEATER. Options: 'heater_bed', 'extruder'",
+    ),
     ("TEST_RAISE", "Error evaluating 'gcode_macro TEST_RAISE:gcode': gcode.CommandError: bench macro error\n"),
     ('SDCARD_PRINT_FILE FILENAME="nope.gcode\\"', 'Malformed command \'SDCARD_PRINT_FILE FILENAME="nope.gcode\\"\''),
     ("SDCARD_PRINT_FILE FILENAME=nope.gcode", "Unable to open file"),
 ])
-async def test_error(client: Client, script: str, message: str) -> None:
+async def test_error(talk: Client, script: str, message: str) -> None:
     """A refused command answers 400 with Klipper's text, after `!! ` and its first line has gone to everybody."""
+    talk.log.clear()
     with pytest.raises(RpcError) as caught:
-        await client.gcode(script)
+        await talk.gcode(script)
     assert (caught.value.code, caught.value.message) == (400, message)
-    assert label(client.log[-1]) == "error"
+    assert kinds(talk.log)[-1] == "error"
     first, *more = message.strip().split("\n")
     expected = [f"!! {first}"]
     if more:
         expected.insert(0, "\n".join(f"// {line}" for line in (first, *more)))
-    responses = client.responses()
+    responses = talk.responses()
     assert responses[: len(expected)] == expected
     assert set(responses) == set(expected)  # a macro's error is said once for each level
 
@@ -115,7 +130,8 @@ async def test_extrude_only_too_long(rig: VirtualPrinter, client: Client) -> Non
     with pytest.raises(RpcError) as caught:
         await client.gcode("M83\nG1 E150 F300")
     assert caught.value.message == (
-        "Extrude only move too long (150.000mm vs 100.000mm)\nSee the 'max_extrude_only_distance' config option for details"
+        "Extrude only move too long (150.000mm vs 100.000mm)\n"
+        "See the 'max_extrude_only_distance' config option for details"
     )
 
 
@@ -123,18 +139,19 @@ async def test_extrude_only_too_long(rig: VirtualPrinter, client: Client) -> Non
     ("FOOBAR", ['// Unknown command:"FOOBAR"']), ("G1 Xabc", []), ("", []), ("M118 hello", ["echo: hello"]),
     ('RESPOND TYPE=error MSG="bad thing"', ["!! bad thing"]), ("M117 hello", []),
 ])
-async def test_no_error(client: Client, script: str, responses: list[str]) -> None:
+async def test_no_error(talk: Client, script: str, responses: list[str]) -> None:
     """What Klipper does not know or only says is `ok`."""
-    assert await client.gcode(script) == "ok"
-    assert client.responses() == responses
+    talk.log.clear()
+    assert await talk.gcode(script) == "ok"
+    assert talk.responses() == responses
 
 
-async def test_script_argument(client: Client) -> None:
+async def test_script_argument(talk: Client) -> None:
     """A missing or null script is refused by name and type."""
     with pytest.raises(RpcError, match=r"Missing Argument \[script\]"):
-        await client.call("printer.gcode.script")
+        await talk.call("printer.gcode.script")
     with pytest.raises(RpcError, match=r"Invalid Argument Type \[script\]"):
-        await client.call("printer.gcode.script", script=None)
+        await talk.call("printer.gcode.script", script=None)
 
 
 async def test_script_stops_at_first_error(client: Client) -> None:
@@ -153,7 +170,7 @@ async def test_remote_method(client: Client) -> None:
     assert next(m for m in client.log if m.get("method") == "my_method")["params"] == {"value": 42}
 
 
-# ---- subscriptions ---------------------------------------------------------------------------------------------------------------
+# ---- subscriptions ---------------------------------------------------------------------------------------
 
 def recorded() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDING.read_text().splitlines()]
@@ -183,15 +200,14 @@ async def test_same_printer_info_as_recorded(client: Client) -> None:
 
 
 async def test_query_waits_for_the_tick(client: Client) -> None:
-    """A query is answered on the next tick of 250 ms, printer.info at once, in shutdown and while homing too."""
+    """A query is answered on the next tick of 250 ms, printer.info at once, while homing too."""
     await client.call("printer.objects.query", objects={"webhooks": None})
     began = time.monotonic()
     await client.call("printer.objects.query", objects={"webhooks": None})
-    assert 0.2 < time.monotonic() - began < 0.5
+    assert 0.2 < time.monotonic() - began < 1.0
     homing = client.send("printer.gcode.script", script="G28")
-    began = time.monotonic()
     await client.call("printer.info")
-    assert time.monotonic() - began < 0.2
+    assert not homing.done()
     await homing
 
 
@@ -214,43 +230,44 @@ async def test_pushes_only_changes(client: Client) -> None:
                     last[name, field] = value
 
 
-# ---- the G-code mutex ------------------------------------------------------------------------------------------------------------
+# ---- the G-code mutex ------------------------------------------------------------------------------------
 
 async def test_everything_waits_behind_g28(client: Client) -> None:
-    """G-code, print control and restarts wait for a running G28 in order; its axes are already homed while they are homing."""
+    """G-code and print control wait for a running G28, in order; queries and printer.info do not."""
     ended: list[str] = []
 
     async def ends(name: str, work: asyncio.Task[Any]) -> None:
         await asyncio.gather(work, return_exceptions=True)
         ended.append(name)
 
-    calls = [("home", "printer.gcode.script", {"script": "G28"}), ("text", "printer.gcode.script", {"script": "M117 x"}),
-             ("pause", "printer.print.pause", {}), ("resume", "printer.print.resume", {})]
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("home", "printer.gcode.script", {"script": "G28"}), ("text", "printer.gcode.script", {"script": "M117 x"}),
+        ("pause", "printer.print.pause", {}), ("resume", "printer.print.resume", {}),
+    ]
     waits = [ends(name, client.send(method, **params)) for name, method, params in calls]
     waits.append(ends("info", client.send("printer.info")))
     await asyncio.gather(*waits)
     assert ended == ["info", "home", "text", "pause", "resume"]
-    assert client.status["toolhead"]["homed_axes"] == "xyz" or await client.state("toolhead", "homed_axes", "xyz") is None
+    await client.state("toolhead", "homed_axes", "xyz")
 
 
 async def test_m400_waits_for_motion(rig: VirtualPrinter, client: Client) -> None:
     """Moves are accepted at once, M400 returns when they have ended."""
     await rig.control("set_homed")
     began = time.monotonic()
-    await client.gcode("G1 X200 F2400")  # 2.5 s of motion
+    await client.gcode("G1 X230 F650")  # 12 s of motion
     queued = time.monotonic() - began
     await client.gcode("M400")
-    assert queued < 0.08
-    assert time.monotonic() - began > 2.5 / FACTOR
+    assert queued < 6.0 / FACTOR
+    assert time.monotonic() - began > 11.9 / FACTOR
 
 
 async def test_emergency_stop_waits_for_nothing(client: Client) -> None:
     """An emergency stop ends a G28 with its error; a second one is ok too; then only the base commands answer."""
     homing = client.send("printer.gcode.script", script="G28")
     await client.state("idle_timeout", "state", "Printing")
-    began = time.monotonic()
     assert await client.call("printer.emergency_stop") == "ok"
-    assert time.monotonic() - began < 0.1
+    assert not homing.done()
     with pytest.raises(RpcError, match="Homing failed due to printer shutdown"):
         await homing
     assert await client.call("printer.emergency_stop") == "ok"
@@ -262,15 +279,17 @@ async def test_emergency_stop_waits_for_nothing(client: Client) -> None:
             await client.gcode(script)
 
 
-# ---- jobs ------------------------------------------------------------------------------------------------------------------------
+# ---- jobs ------------------------------------------------------------------------------------------------
 
 async def test_order_of_a_start(client: Client) -> None:
     """File opened, File selected, ok; then the status; then the history: like the recorded one."""
     await client.call("printer.print.start", filename="slow.gcode")
     await client.heard("history added")
     wanted = ("response", "answer", "history", "status")
-    ours = [text for m in client.log if (text := label(m)).startswith(wanted) and (text[:6] != "status" or "print_stats" in text)]
-    assert ours[:3] == [f"response File opened:slow.gcode Size:{len(FILES['slow.gcode'])}", "response File selected", "answer"]
+    heard = [text for m in client.log if (text := label(m)).startswith(wanted)]
+    ours = [text for text in heard if not text.startswith("status") or "print_stats" in text]
+    opened = f"response File opened:slow.gcode Size:{len(FILES['slow.gcode'])}"
+    assert ours[:3] == [opened, "response File selected", "answer"]
     assert ours[3].startswith("status")
     assert ours[4] == "history added in_progress"
 
@@ -317,8 +336,8 @@ async def test_pause_when_idle(client: Client) -> None:
     """Pause, pause, resume, resume without a job: all ok, each with its remark, and print_stats stays standby."""
     for method in ("pause", "pause", "resume", "resume"):
         assert await client.call(f"printer.print.{method}") == "ok"
-    said = ["// action:paused", "// Print already paused", "// action:resumed", "// Print is not paused, resume aborted"]
-    assert client.responses() == said
+    paused, resumed = ["// action:paused", "// Print already paused"], ["// action:resumed"]
+    assert client.responses() == [*paused, *resumed, "// Print is not paused, resume aborted"]
     assert client.status["print_stats"]["state"] == "standby"
     assert await client.call("printer.print.cancel") == "ok"
     assert client.responses()[-1] == "// action:cancel"
@@ -399,12 +418,13 @@ async def test_objects_layers_progress(client: Client) -> None:
 async def test_filament_runout(rig: VirtualPrinter, client: Client) -> None:
     """A runout pauses the print without any special message; it can be resumed without filament."""
     await printing(client, "slow.gcode")
+    place = await client.heard("history added")
     await client.state("toolhead", "homed_axes", "xyz")
     await rig.control("filament", present=False)
     await client.state("filament_switch_sensor runout", "filament_detected", False)
     await client.state("print_stats", "state", "paused")
     await client.state("pause_resume", "is_paused", True)
-    assert not [m for m in client.log if label(m).startswith(("history finished", "response !!"))]
+    assert not [m for m in client.log[place:] if label(m).startswith(("history", "response !!"))][1:]
     await client.call("printer.print.resume")
     await client.state("print_stats", "state", "printing")
 
@@ -413,12 +433,12 @@ async def test_temperatures_take_time(client: Client) -> None:
     """M109 returns when the heater is there, and tells the temperatures once a second of printer time."""
     began = time.monotonic()
     await client.gcode("M109 S200")
-    assert 15.0 < (time.monotonic() - began) * FACTOR < 40.0
+    assert 15.0 < (time.monotonic() - began) * FACTOR < 60.0
     assert any(text.startswith("B:") and "T0:" in text for text in client.responses())
     await client.until(lambda: client.status["extruder"]["temperature"] >= 198.0)
 
 
-# ---- shutdown, restart, kill -----------------------------------------------------------------------------------------------------
+# ---- shutdown, restart, kill -----------------------------------------------------------------------------
 
 async def test_shutdown_during_plain_moves(client: Client) -> None:
     """Plain moves cut by a shutdown show `paused`, in the same push as the shutdown; then come notice and history."""
@@ -429,8 +449,10 @@ async def test_shutdown_during_plain_moves(client: Client) -> None:
     push = next(m["params"][0] for m in client.log if "webhooks" in label(m))
     assert push["print_stats"]["state"] == "paused"
     assert push["virtual_sdcard"]["is_active"] is False
-    order = [text for m in client.log if (text := label(m)).startswith(("response // Klipper", "notify_klippy", "history finished"))]
-    assert order == ["response // Klipper state: Shutdown", "notify_klippy_shutdown", "history finished klippy_shutdown"]
+    wanted = ("response // Klipper", "notify_klippy", "history finished")
+    assert [text for m in client.log if (text := label(m)).startswith(wanted)] == [
+        "response // Klipper state: Shutdown", "notify_klippy_shutdown", "history finished klippy_shutdown",
+    ]
     assert client.status["pause_resume"]["is_paused"] is False
 
 
@@ -464,9 +486,11 @@ async def test_firmware_restart(client: Client) -> None:
 async def state_of(client: Client, *wanted: str) -> str:
     """Poll as an agent has to: an error is announced by nobody."""
     async with asyncio.timeout(20.0):
-        while (state := str((await client.call("server.info"))["klippy_state"])) not in wanted:
+        while True:
+            state = str((await client.call("server.info"))["klippy_state"])
+            if state in wanted:
+                return state
             await asyncio.sleep(0.05)
-    return state
 
 
 async def test_restart_in_shutdown(rig: VirtualPrinter, client: Client) -> None:
@@ -476,7 +500,8 @@ async def test_restart_in_shutdown(rig: VirtualPrinter, client: Client) -> None:
     await client.call("printer.restart")
     place = await client.heard("notify_klippy_disconnected")
     assert await state_of(client, "error", "ready") == "error"
-    assert (await client.call("printer.info"))["state_message"].startswith("Can not update MCU 'mcu' config as it is shutdown")
+    message = (await client.call("printer.info"))["state_message"]
+    assert message.startswith("Can not update MCU 'mcu' config as it is shutdown")
     assert not [m for m in client.log[place + 1:] if label(m).startswith("notify_klippy")]
     await client.call("printer.firmware_restart")
     await client.heard("notify_klippy_ready", after=place)
@@ -484,14 +509,21 @@ async def test_restart_in_shutdown(rig: VirtualPrinter, client: Client) -> None:
 
 
 async def test_config_error(rig: VirtualPrinter, client: Client) -> None:
-    """A broken configuration: state error, its text for all G-code, queries still answered; a failed reset after an e-stop."""
+    """A broken configuration: state error, its text for all G-code; after an e-stop, the first reset fails."""
     await rig.control("config_error", text="Section 'bogus_section' is not a valid config section")
     try:
         await client.call("printer.restart")
         await client.heard("notify_klippy_disconnected")
         assert await state_of(client, "error") == "error"
-        text = "Section 'bogus_section' is not a valid config section\n\nOnce the underlying issue is corrected, use the \"RESTART\"\n"
-        for method, params in (("printer.gcode.script", {"script": "G28"}), ("printer.print.start", {"filename": "short.gcode"}), ("printer.print.pause", {})):
+        text = (
+            "Section 'bogus_section' is not a valid config section\n\n"
+            'Once the underlying issue is corrected, use the "RESTART"\n'
+        )
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("printer.gcode.script", {"script": "G28"}), ("printer.print.start", {"filename": "short.gcode"}),
+            ("printer.print.pause", {}),
+        ]
+        for method, params in calls:
             with pytest.raises(RpcError) as caught:
                 await client.call(method, **params)
             assert caught.value.code == 400
@@ -521,7 +553,8 @@ async def test_mcu_absent(rig: VirtualPrinter, client: Client) -> None:
         await state_of(client, "startup")
         with pytest.raises(RpcError) as caught:
             await client.gcode("G28")
-        assert caught.value.message.startswith("\nPrinter is not ready\nThe klippy host software is attempting to connect.")
+        text = "\nPrinter is not ready\nThe klippy host software is attempting to connect.  Please\n"
+        assert caught.value.message.startswith(text)
         began = time.monotonic()
         await state_of(client, "error")
         assert (time.monotonic() - began) * FACTOR > 60.0
@@ -534,7 +567,7 @@ async def test_mcu_absent(rig: VirtualPrinter, client: Client) -> None:
 
 
 async def test_kill(rig: VirtualPrinter, client: Client) -> None:
-    """kill -9: disconnected, history, what is under way fails, new calls are refused, no last status; then it comes back."""
+    """kill -9: disconnected, history, what is under way fails, new calls are refused; then it comes back."""
     await printing(client, "slow.gcode")
     waiting = client.send("printer.gcode.script", script="G28")
     await client.call("printer.info")
@@ -569,7 +602,8 @@ async def test_shutdown_with_a_reason(rig: VirtualPrinter, client: Client) -> No
     """A fault of the machine shuts down with its own reason."""
     await rig.control("shutdown", reason="Lost communication with MCU 'mcu'")
     await client.heard("notify_klippy_shutdown")
-    assert client.status["webhooks"]["state_message"].startswith("Lost communication with MCU 'mcu'\nOnce the underlying")
+    message = client.status["webhooks"]["state_message"]
+    assert message.startswith("Lost communication with MCU 'mcu'\nOnce the underlying issue")
 
 
 async def test_stall_and_slow(rig: VirtualPrinter, client: Client) -> None:
@@ -601,7 +635,7 @@ async def test_received_gcode(rig: VirtualPrinter, client: Client) -> None:
         await rig.control("nope")
 
 
-# ---- against the recording -------------------------------------------------------------------------------------------------------
+# ---- against the recording -------------------------------------------------------------------------------
 
 def kinds(messages: list[dict[str, Any]]) -> list[str]:
     """What matters of a stretch of traffic: no pushes, no file notices, texts as they are."""
@@ -609,8 +643,12 @@ def kinds(messages: list[dict[str, Any]]) -> list[str]:
     return [text for message in messages if not (text := label(message)).startswith(skipped)]
 
 
+async def hears(client: Client, count: int) -> None:
+    await client.until(lambda: len(kinds(client.log)) >= count)
+
+
 async def test_same_answers_as_recorded(client: Client) -> None:
-    """The recorded requests from the first error to the recovery bring the recorded notices and answers in the recorded order."""
+    """The recorded requests, from the first error to the recovery, bring the recorded notices and answers in order."""
     session = recorded()
     asked = {entry["msg"]["id"]: i for i, entry in enumerate(session) if entry["dir"] == "out"}
     for number in (8, 9, 10, 11, 12, 13, 14, 15, 26, 27, 28):
@@ -618,7 +656,7 @@ async def test_same_answers_as_recorded(client: Client) -> None:
         stretch = [entry["msg"] for entry in session[asked[number] + 1: asked[number + 1]] if entry["dir"] == "in"]
         client.log.clear()
         await asyncio.gather(client.send(request["method"], **request.get("params", {})), return_exceptions=True)
-        await client.until(lambda wanted=kinds(stretch): len(kinds(client.log)) >= len(wanted))
+        await hears(client, len(kinds(stretch)))
         assert kinds(client.log) == kinds(stretch), request
 
 

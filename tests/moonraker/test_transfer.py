@@ -7,7 +7,8 @@ import hashlib
 import pytest
 
 from printago_moonraker import errors
-from printago_moonraker.moonraker.transfer import Broken, Transfer
+from printago_moonraker.moonraker.transfer import Transfer
+from printago_moonraker.web import Broken
 
 CONTENT = b"0123456789"
 HEADERS = {"Content-Length": "10", "ETag": '"v1"'}

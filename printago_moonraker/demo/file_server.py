@@ -1,4 +1,4 @@
-"""The cloud's file store in small: one folder over HTTP on loopback, at the pace of an ordinary line."""
+"""The cloud's file store in small: one file over HTTP on loopback, at the pace of an ordinary line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 HOST = "127.0.0.1"
 REQUEST_TIMEOUT = 10.0  # s
@@ -17,22 +16,21 @@ TICK = 0.1  # s between two pieces of a file
 
 
 @contextlib.asynccontextmanager
-async def file_server(file: Path, bytes_per_second: float) -> AsyncIterator[str]:
-    """Serve `file` to every GET of its name, each at `bytes_per_second`; yields its URL.
+async def file_server(name: str, content: bytes, bytes_per_second: float) -> AsyncIterator[str]:
+    """Serve `content` to every GET of `name`, each at `bytes_per_second`; yields its URL.
 
-    Raises OSError when the file cannot be read. Cancelling is safe; what is being sent is broken off.
+    Cancelling is safe; what is being sent is broken off.
     """
-    content = await asyncio.to_thread(file.read_bytes)
     clients: set[asyncio.Task[None]] = set()
 
     def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = asyncio.create_task(_serve(reader, writer, file.name, content, bytes_per_second))
+        client = asyncio.create_task(_serve(reader, writer, name, content, bytes_per_second))
         clients.add(client)
         client.add_done_callback(clients.discard)
 
     server = await asyncio.start_server(on_client, HOST, 0)
     try:
-        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/{quote(file.name)}"
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/{quote(name)}"
     finally:
         server.close()
         for client in clients:

@@ -1,4 +1,4 @@
-"""What a person sees of something that takes a minute: lines with their time, and a live line for each who is at work."""
+"""What a person sees of something that takes a minute: lines with their time, and live ones of who is at work."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class Screen:
     def say(self, text: str, who: str = "", mark: str = " ") -> None:
         """A line that stays. `mark`: ✓, ✗ or nothing."""
         self._write(self._erase() + self._line(text, who, mark) + "\n" + self._draw())
+
+    def say_plainly(self, text: str) -> None:
+        """A line with nothing before it, to be copied."""
+        self._write(self._erase() + text + "\n" + self._draw())
 
     def show(self, who: str, text: str) -> None:
         """Replace the live line of `who`."""

@@ -1,0 +1,34 @@
+"""Fans that take commands. Those that Klipper itself runs are no business of anybody else."""
+
+from __future__ import annotations
+
+from printago_moonraker import errors
+from printago_moonraker.commands.registry import Answer, Context, Parameters, command, success
+from printago_moonraker.printer import gcode, outputs
+
+_PATIENCE = 120.0  # s; G-code of the print or of a person can hold Klipper up
+_PART_FAN = "fan"
+
+
+@command("fan_control.set_fan")
+async def set_fan(context: Context, parameters: Parameters) -> Answer:
+    printer, speed = context.printer, float(parameters["speed"])
+    fan = _find(context, parameters.get("fan"))
+    if not fan.graded and speed not in (0.0, 1.0):
+        raise errors.NotSupported(f"The fan {fan.name} only knows on (1) and off (0).")
+    if fan.is_pin:
+        script = gcode.set_pin(fan.name, speed * fan.scale)
+    elif fan.object_name == _PART_FAN:
+        script = gcode.set_part_fan(speed)
+    else:
+        script = gcode.set_fan(fan.name, speed)
+    await printer.script("The fan's speed", script, lambda: fan.shows(printer.state, speed), timeout=_PATIENCE)
+    return success("Fan command issued successfully.", fan=fan.name, speed=speed)
+
+
+def _find(context: Context, name: str | None) -> outputs.Output:
+    """The fan of that name; without one the part fan, else the only one that can be set."""
+    fans = outputs.fans(context.printer.facts)
+    if name is None and _PART_FAN not in context.printer.facts.fans:
+        return outputs.only(fans, "fan")
+    return outputs.find(fans, name or _PART_FAN, "fan")

@@ -1,0 +1,366 @@
+"""The whole way from the cloud to Klipper on loopback: a real broker, the agent as a process of its own, a real
+Moonraker, and the virtual printer behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from printago_moonraker import config, schemas
+from printago_moonraker.cloud import Cloud, Envelope
+from printago_moonraker.errors import AgentError
+from printago_moonraker.printago.endpoint import endpoint_for
+from printago_moonraker.printago.envelope import topics_for
+from printago_moonraker.virtual.rig import VirtualPrinter
+from tests.fakes.mosquitto import Mosquitto, mosquitto
+from tests.fakes.source import FakeSource, Reply, Script
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+ROOT = Path(__file__).parents[2]
+PRINTER_ID = "virtual-1"
+FOLDER = "Printago"
+MAX_DOWNLOAD = 300_000  # bytes, so that a small file is too large
+LOOK = 0.05  # s between two looks at what cannot call us: a process, a file, Klipper's own books
+
+_HEATERS = ("heater_generic chamber", "extruder1")
+ENDS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
+PRINT_EVENTS = frozenset({"PrintStarted", "PrintPaused", "PrintResumed"}) | ENDS
+RESET = "CANCEL_PRINT_BASE\nSDCARD_RESET_FILE\nTURN_OFF_HEATERS\nM220 S100\nM221 S100\nG90\nM82\nM117\nM84"
+
+CONFIG = """\
+[printago]
+dialect: {dialect}
+data_path: {folder}/data
+log_level: debug
+[mqtt]
+host: 127.0.0.1
+port: {port}
+tls: off
+{extra}
+[printer {printer_id}]
+moonraker_url: {url}
+[transfers]
+allow_http: on
+allowed_hosts: 127.0.0.1
+max_download_size: {max_download}
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a test module wants its farm to be; it says so in a global named FARM."""
+
+    dialect: str = "klipper"
+    extras: Sequence[str] = ()
+    webcams: Sequence[Mapping[str, str]] = ()
+    on_error_gcode: str = ""
+    time_factor: float = 20.0
+
+
+class Farm:
+    """`mark` is how many envelopes there were when the test began: what tests look at comes after it."""
+
+    def __init__(self, folder: Path, options: Options, printer: VirtualPrinter, broker: Mosquitto) -> None:
+        self.folder, self.options, self.printer, self.broker = folder, options, printer, broker
+        self.mark = 0
+        self.extra = ""
+        self._agent: Process | None = None
+        self._cloud = AsyncExitStack()
+        self.cloud: Cloud
+
+    # ------------------------------------------------------------------------------------------------- who takes part
+
+    def settings(self, extra: str = "") -> config.Config:
+        """The agent's configuration, `extra` being more of [mqtt] or another section, written and read."""
+        path = self.folder / "printago.cfg"
+        path.write_text(
+            CONFIG.format(
+                folder=self.folder,
+                dialect=self.options.dialect,
+                port=self.broker.port,
+                printer_id=PRINTER_ID,
+                url=self.printer.url,
+                max_download=MAX_DOWNLOAD,
+                extra=extra,
+            )
+        )
+        return config.load(path)
+
+    async def start_agent(self, extra: str = "") -> None:
+        """Start it; returns once it has the printer before it."""
+        start = len(self.cloud.envelopes)
+        settings, self.extra = self.settings(extra), extra
+        with (self.folder / "agent.log").open("ab") as log:
+            command = [sys.executable, "-m", "printago_moonraker", "run", "-c", str(settings.path)]
+            self._agent = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stderr=log, start_new_session=True
+            )
+        await self.cloud.wait_for(lambda envelope: is_event(envelope, "Connected"), start=start)
+
+    async def end_agent(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end: the exit code."""
+        assert self._agent is not None
+        if self._agent.returncode is None:
+            self._agent.send_signal(number)
+        async with asyncio.timeout(15):
+            return await self._agent.wait()
+
+    async def connect_cloud(self) -> None:
+        """A new cloud, in place of the one that lost the broker."""
+        await self._cloud.aclose()
+        settings = self.settings(self.extra)
+        printer = settings.printers[0]
+        self.cloud = await self._cloud.enter_async_context(
+            Cloud(endpoint_for(settings.mqtt, printer.printer_id), topics_for(settings, printer))
+        )
+        self.mark = 0
+
+    async def close(self) -> None:
+        """Stop the agent and the cloud, also after a test that failed half-way."""
+        try:
+            if self._agent is not None:
+                with contextlib.suppress(TimeoutError):
+                    await self.end_agent()
+                if self._agent.returncode is None:
+                    await self.end_agent(signal.SIGKILL)
+        finally:
+            await self._cloud.aclose()
+
+    async def restore(self) -> None:
+        """An idle, cold, unhomed printer that the agent sees so, whatever the test before has left."""
+        await self._mend()
+        await self.gcode(RESET)
+        await self.printer.control("filament", present=True)
+        for heater in ("extruder", "heater_bed", *(name for name in self.options.extras if name in _HEATERS)):
+            await self.printer.control("set_temperature", heater=heater, temperature=25.0)
+        if self._agent is None or self._agent.returncode is not None or self.extra:
+            await self._restart_agent()
+        await self.status_until(_is_reset)
+        await self.printer.control("received_gcode", clear=True)
+        self.mark = len(self.cloud.envelopes)
+
+    async def _mend(self) -> None:
+        try:
+            # Klipper's own word: Moonraker's may be a moment old.
+            ready = (await self.printer.moonraker("printer.info"))["state"] == "ready"
+        except AgentError:
+            ready = False
+        except OSError:
+            await self.printer.start_moonraker(wait=False)
+            ready = False
+        if not ready:
+            await self.printer.restart_klippy()
+
+    async def _restart_agent(self) -> None:
+        if self._agent is not None:
+            await self.end_agent()
+        await self.start_agent()
+
+    # ---------------------------------------------------------------------------------------------------- what is said
+
+    @property
+    def envelopes(self) -> list[Envelope]:
+        """What came since the test began."""
+        return self.cloud.envelopes[self.mark :]
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The data of the events of these names (none: of all) since the test began."""
+        data = [envelope["data"] for envelope in self.envelopes if envelope["type"] == "event"]
+        return [each for each in data if not names or each["event"] in names]
+
+    def prints(self) -> list[str]:
+        """The print events since the test began, in order."""
+        return [data["event"] for data in self.events(*PRINT_EVENTS)]
+
+    async def event(self, *names: str, timeout: float = 15.0) -> dict[str, Any]:
+        """The first of these events since the test began, waited for: its data."""
+        seen = await self.wait_for(lambda envelope: any(is_event(envelope, name) for name in names), timeout)
+        data: dict[str, Any] = seen["data"]
+        return data
+
+    async def wait_for(self, predicate: Callable[[Envelope], object], timeout: float = 15.0) -> Envelope:
+        """The first envelope since the test began for which it holds."""
+        return await self.cloud.wait_for(predicate, timeout, start=self.mark)
+
+    async def do(self, name: str, /, **parameters: Any) -> Envelope:
+        """Send the command `type.action`; its answer."""
+        kind, _, action = name.partition(".")
+        return await self.cloud.command(kind, action, parameters, timeout=20.0)
+
+    async def done(self, name: str, /, **parameters: Any) -> dict[str, Any]:
+        """The data of a command's answer, which must be a success."""
+        answer = await self.do(name, **parameters)
+        assert answer["type"] == "success", answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    async def refused(self, code: str, name: str, /, **parameters: Any) -> str:
+        """The sentence with which a command is refused, which must be with this code."""
+        return check_refusal(await self.do(name, **parameters), code)
+
+    async def raw(self, payload: bytes) -> Envelope:
+        """Put bytes on the command topic; what the agent answers to them."""
+        start = len(self.cloud.envelopes)
+        await self.cloud.send_raw(payload)
+        return await self.cloud.wait_for(lambda envelope: "command" in envelope, start=start)
+
+    async def status(self) -> dict[str, Any]:
+        """The data of a status that was asked for."""
+        answer = await self.do("printer_control.get_status")
+        assert answer["type"] == "status", answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    async def status_until(self, holds: Callable[[dict[str, Any]], object], timeout: float = 20.0) -> dict[str, Any]:
+        """Ask again and again until a status is so. It raises what it saw last when none is."""
+        status: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout):
+                while not holds(status := await self.status()):
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            raise AssertionError(f"not so within {timeout:g} s: {status}") from None
+        return status
+
+    async def completion(self, percent: float) -> None:
+        """Until that much of the print is done."""
+        await self.status_until(lambda s: (s["current_state_data"]["progress"]["completion"] or 0.0) >= percent)
+
+    # ------------------------------------------------------------------------------------------- behind the agent's back
+
+    async def gcode(self, script: str) -> None:
+        """Run G-code as a person at the printer would."""
+        await self.printer.moonraker("printer.gcode.script", script=script)
+
+    async def received(self) -> list[str]:
+        """Every line of G-code that reached Klipper since the test began."""
+        lines: list[str] = (await self.printer.control("received_gcode"))["lines"]
+        return lines
+
+    async def print_over(self, timeout: float = 20.0) -> None:
+        """Until Klipper's own log of G-code says no more of the print: nobody else need be there."""
+        async with asyncio.timeout(timeout):
+            lines: list[str] = []
+            while (now := await self.received()) != lines:
+                lines = now
+                await asyncio.sleep(1.0)  # many moves' time
+
+    async def query(self, name: str) -> dict[str, Any]:
+        """One of Klipper's status objects."""
+        answer = await self.printer.moonraker("printer.objects.query", objects={name: None})
+        fields: dict[str, Any] = answer["status"][name]
+        return fields
+
+    async def warm(self) -> None:
+        """Homed, and hot enough to extrude; the agent sees it so."""
+        await self.printer.control("set_homed")
+        await self.printer.control("set_temperature", heater="extruder", temperature=200.0)
+        await self.gcode("M104 S200")
+        await self.status_until(lambda s: s["klipper"]["can"]["extrude"] and s["klipper"]["homed_axes"] == "xyz")
+        await self.printer.control("received_gcode", clear=True)
+
+    def put(self, name: str, gcode: str, folder: str = FOLDER) -> str:
+        """Lay a G-code file onto the printer; its path below gcodes."""
+        path = self.printer.gcodes / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(gcode)
+        return path.relative_to(self.printer.gcodes).as_posix()
+
+    def stored(self) -> set[str]:
+        """The names of the G-code files in the agent's folder."""
+        return {path.name for path in (self.printer.gcodes / FOLDER).glob("*") if path.is_file()}
+
+
+def _is_reset(status: dict[str, Any]) -> bool:
+    heaters = status["temperatures"].values()
+    cold = all(not heater["target"] and (heater["actual"] or 0.0) < 30.0 for heater in heaters)
+    held = status["klipper"]["homed_axes"] or status["current_job"]["file"]["name"]
+    return status["printer_state_id"] == "OPERATIONAL" and bool(status["temperatures"]) and cold and not held
+
+
+def is_event(envelope: Envelope, name: str) -> bool:
+    return bool(envelope["type"] == "event" and envelope["data"]["event"] == name)
+
+
+def check_refusal(answer: Envelope, code: str) -> str:
+    """The one clear sentence of a refusal: it ends, it is one line, and it shows nothing of the program's inside."""
+    assert answer["type"] == "error", answer
+    assert answer["data"]["code"] == code, answer
+    sentence: str = answer["data"]["error"]
+    assert 10 <= len(sentence) <= 400, sentence
+    assert sentence.isprintable(), sentence
+    assert "Traceback" not in sentence
+    return sentence
+
+
+async def until(holds: Callable[[], object], timeout: float = 10.0) -> None:
+    """Look at what cannot call us until it is so."""
+    async with asyncio.timeout(timeout):
+        while not holds():
+            await asyncio.sleep(LOOK)
+
+
+def moves(lines: int, *, head: str = "G28\nG90\nG1 Z10 F900\n", tail: str = "") -> str:
+    """A print of `lines` cold moves, each of 0.1 s at time factor 20."""
+    return head + "".join(f"G1 X{210 if n % 2 else 10} Y{20 + n % 190} F6000\n" for n in range(lines)) + tail
+
+
+@asynccontextmanager
+async def source(*script: Reply | Script, name: str = "a.gcode") -> AsyncIterator[tuple[FakeSource, str]]:
+    """A web server, and the URL of a file on it. Its query is a secret."""
+    async with FakeSource(*script) as server:
+        yield server, f"http://127.0.0.1:{server.port}/files/{name}?signature=s3cr3t"
+
+
+@asynccontextmanager
+async def farm(folder: Path, options: Options) -> AsyncIterator[Farm]:
+    """All of it, up and connected; at the end nothing of it is left, and every envelope was as its schema says."""
+    async with (
+        mosquitto(folder, ["allow_anonymous true", "max_packet_size 2000000"]) as broker,
+        VirtualPrinter(
+            folder / "p",
+            time_factor=options.time_factor,
+            extras=options.extras,
+            webcams=options.webcams,
+            on_error_gcode=options.on_error_gcode,
+        ) as printer,
+    ):
+        place = Farm(folder, options, printer, broker)
+        try:
+            await place.connect_cloud()
+            await place.start_agent()
+            yield place
+            if options.dialect == "klipper":
+                check_schemas(place.cloud.envelopes)
+        finally:
+            await place.close()
+        log = (folder / "agent.log").read_text()
+        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
+        assert "s3cr3t" not in log, "a URL's query is a secret"
+
+
+def check_schemas(envelopes: Sequence[Envelope]) -> None:
+    """Every envelope is what `schemas/` promises."""
+    for envelope in envelopes:
+        for error in schemas.compiled(f"envelopes/{envelope['type']}").iter_errors(envelope):
+            raise AssertionError(f"{error.json_path}: {error.message} in {envelope}")
+
+
+def alive(pid: int) -> bool:
+    """Whether that process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,164 @@
+"""Which change is which event, with OctoPrint's names and members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from printago_moonraker.events import EventSource, file_event
+from printago_moonraker.moonraker.api import KlippyState
+from tests.fakes.klipper import METADATA, PATH, Recorder, printing
+
+
+class Told:
+    """A ready printer, and what is told of it from now on."""
+
+    def __init__(self) -> None:
+        self.printer = Recorder().printer
+        source = EventSource(self.printer)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.printer.on_change = lambda transitions: self.events.extend(source.events(transitions))
+        Recorder.ready(self._recorder())
+        self.first, self.events = [name for name, _ in self.events], []
+
+    def _recorder(self) -> Recorder:
+        recorder = Recorder.__new__(Recorder)
+        recorder.printer = self.printer
+        return recorder
+
+    def change(self, **delta: dict[str, Any]) -> list[str]:
+        """The names of the events of one change."""
+        count = len(self.events)
+        self.printer.apply(delta)
+        return [name for name, _ in self.events[count:]]
+
+    def payload(self, name: str) -> dict[str, Any]:
+        return next(payload for each, payload in reversed(self.events) if each == name)
+
+
+def test_the_first_look_is_no_news() -> None:
+    """After a connect everything is new, and so only the connection and the state are told."""
+    assert Told().first == ["Connected", "PrinterStateChanged"]
+
+
+def test_a_print() -> None:
+    """State and print event come together, in the order in which a person would tell them."""
+    told = Told()
+    assert told.change(**printing()) == ["PrinterStateChanged", "PrintStarted"]
+    assert told.change(**printing("paused")) == ["PrinterStateChanged", "PrintPaused"]
+    assert told.change(**printing()) == ["PrinterStateChanged", "PrintResumed"]
+    assert told.change(extruder={"temperature": 99.0}) == []
+    assert told.change(**printing("complete", total_duration=61.2345)) == ["PrinterStateChanged", "PrintDone"]
+    assert told.payload("PrintDone") == {
+        "name": "cube.gcode",
+        "path": PATH,
+        "origin": "local",
+        "size": None,
+        "job_id": None,
+        "source": "local",
+        "time": 61.234,
+    }
+    assert told.payload("PrinterStateChanged") == {"state_id": "OPERATIONAL", "state_string": "Operational"}
+
+
+def test_how_far_a_print_came() -> None:
+    """The end of a print leaves nothing to measure: what counts is how far it was while it was on."""
+    told = Told()
+    told.printer.metadata = dict(METADATA)
+    told.change(**printing())
+    told.change(virtual_sdcard={"progress": 0.56, "file_position": 14587})
+    told.change(**printing("cancelled"), virtual_sdcard={"progress": 0.0, "file_position": 0})
+    assert told.payload("PrintCancelled")["progress"] == 50
+    assert told.payload("PrintCancelled")["reason"] == "cancelled"
+    told.change(**printing(total_duration=1.0))
+    told.change(virtual_sdcard={"progress": 0.56, "file_position": 14587})
+    told.printer.klippy_is(KlippyState.DISCONNECTED)
+    assert told.payload("PrintFailed")["progress"] == 50
+
+
+@pytest.mark.parametrize(
+    ("message", "stopped"),
+    [
+        ("Shutdown due to webhooks request\nOnce", True),
+        ("Shutdown due to M112 command\nOnce", True),
+        ("Lost communication with MCU 'mcu'\nOnce", False),
+    ],
+)
+def test_a_shutdown(message: str, stopped: bool) -> None:
+    """An error with Klipper's reason, an emergency stop when it was one, and the end of the print; once."""
+    told = Told()
+    told.change(**printing())
+    names = told.change(webhooks={"state": "shutdown", "state_message": message})
+    stop = ["EStop"] if stopped else []
+    assert names == ["PrinterStateChanged", "Error", *stop, "PrintFailed", "Disconnected"]
+    assert told.payload("Error") == {"error": message.partition("\n")[0], "reason": "shutdown"}
+    assert told.change(webhooks={"state": "shutdown", "state_message": message}) == []
+
+
+def test_the_reason_may_come_later_than_the_shutdown() -> None:
+    """The error is told when it is known what it is, not before, and not twice."""
+    told = Told()
+    told.printer.klippy_is(KlippyState.SHUTDOWN)
+    assert [name for name, _ in told.events] == ["PrinterStateChanged", "Disconnected"]
+    assert told.change(webhooks={"state": "shutdown", "state_message": "ADC out of range\nmore"}) == ["Error"]
+
+
+def test_back_again() -> None:
+    """A restarted Klipper is connected anew, and its homing is none."""
+    told = Told()
+    told.printer.klippy_is(KlippyState.DISCONNECTED)
+    count = len(told.events)
+    told.printer.snapshot({"webhooks": {"state": "ready"}, "toolhead": {"homed_axes": "xyz"}})
+    assert [name for name, _ in told.events[count:]] == ["Connected", "PrinterStateChanged"]
+
+
+def test_small_things() -> None:
+    """Homing, tool changes, layers, runouts: each when it happens, and only then."""
+    told = Told()
+    assert told.change(toolhead={"homed_axes": ""}) == []
+    assert told.change(toolhead={"homed_axes": "x"}) == ["Home"]
+    assert told.change(toolhead={"extruder": "extruder1"}) == ["ToolChange"]
+    assert told.payload("ToolChange") == {"old": 0, "new": 1}
+    assert told.change(print_stats={"info": {"total_layer": 8, "current_layer": 1}}) == []
+    assert told.change(**printing(info={"total_layer": 8, "current_layer": 2})) == [
+        "PrinterStateChanged",
+        "PrintStarted",
+        "LayerChange",
+    ]
+    assert told.payload("LayerChange") == {"current": 2, "total": 8}
+    sensor = "filament_switch_sensor runout"
+    assert told.change(**{sensor: {"filament_detected": False}}) == ["FilamentRunout"]
+    assert told.payload("FilamentRunout") == {"sensor": "runout"}
+    assert told.change(**{sensor: {"filament_detected": False}}) == []
+    assert told.change(**{sensor: {"filament_detected": True}}) == []
+    assert told.change(**{sensor: {"filament_detected": False, "enabled": False}}) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "path", "root", "event"),
+    [
+        ("create_file", "Printago/a.gcode", "gcodes", "FileAdded"),
+        ("modify_file", "a.GCODE", "gcodes", "FileAdded"),
+        ("move_file", "a.g", "gcodes", "FileAdded"),
+        ("delete_file", "a.gco", "gcodes", "FileRemoved"),
+        ("create_file", ".thumbs/a-32x32.png", "gcodes", None),
+        ("create_file", ".hidden/a.gcode", "gcodes", None),
+        ("create_dir", "x.gcode", "gcodes", None),
+        ("create_file", "printer.cfg", "config", None),
+        ("create_file", "a.gcode", "config", None),
+        ("new action", "a.gcode", "gcodes", None),
+    ],
+)
+def test_files(action: str, path: str, root: str, event: str | None) -> None:
+    """Only the user's G-code files are told of."""
+    found = file_event({"action": action, "item": {"path": path, "root": root, "size": 5}})
+    assert (found and found[0]) == event
+    if found:
+        name = path.rpartition("/")[2]
+        assert found[1] == {"name": name, "path": path, "storage": "local", "origin": "local", "size": 5}
+
+
+def test_a_file_event_without_an_item_is_none() -> None:
+    """What Moonraker does not say is not guessed."""
+    assert file_event({}) is None
