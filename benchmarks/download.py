@@ -38,7 +38,7 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
     async with source(folder / "source", size) as url, Stage(folder, tls=True) as stage:
         await _ours(stage, url)  # what the agent imports for its first transfer is memory.py's matter
         ours, theirs = [], []
-        for number in range(options.rounds):
+        for _ in range(options.rounds):
             await asyncio.sleep(GAP)
             ours.append(await _ours(stage, url))
             await asyncio.sleep(GAP)
@@ -89,7 +89,9 @@ def _curls(url: str, target: str) -> Run:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="benchmarks.download", description=(__doc__ or "").split("\n\n")[0])
-    made.add_argument("--size", type=int, default=500, metavar="MIB", help="at most 1024, Moonraker's own limit (%(default)s)")
+    made.add_argument(
+        "--size", type=int, default=500, metavar="MIB", help="at most 1024, Moonraker's own limit (%(default)s)"
+    )
     made.add_argument("--rounds", type=int, default=3, metavar="N", help="pairs (default: %(default)s)")
     return made
 

@@ -133,21 +133,20 @@ async def _echo(stage: Stage, status: dict[str, Any]) -> AsyncIterator[Any]:
         yield cloud
 
 
-async def _be_echo(config_path: Path, canned: Path) -> None:
+async def _be_echo(settings: config.Config, answer: dict[str, Any]) -> None:
     """The other process: the same MQTT client as the agent's, and nothing behind it."""
-    settings, answer = config.load(config_path), json.loads(canned.read_text())
     topics = topics_for(settings, config.PrinterConfig(ECHO))
-    session: mqtt.MqttSession | None = None
+    up: list[mqtt.MqttSession] = []
 
     def reply(message: Message) -> None:
         message.ack()
-        command = json.loads(message.payload)
-        answer["command"]["id"] = command["id"]
-        assert session is not None
-        session.publish(topics.message("status"), json.dumps(answer).encode())
+        answer["command"]["id"] = json.loads(message.payload)["id"]
+        for session in up:
+            session.publish(topics.message("status"), json.dumps(answer).encode())
 
     endpoint = endpoint_for(settings.mqtt, ECHO)
     async with mqtt.connect(endpoint, subscriptions=[topics.commands], on_message=reply) as session:
+        up.append(session)
         await session.wait_closed()
 
 
@@ -160,6 +159,6 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--be-echo"]:
-        asyncio.run(_be_echo(*map(Path, sys.argv[2:])))
+        asyncio.run(_be_echo(config.load(Path(sys.argv[2])), json.loads(Path(sys.argv[3]).read_text())))
     else:
         sys.exit(main(parser(), run))

@@ -1,8 +1,7 @@
-"""What every benchmark needs: broker, virtual printer, agent and cloud on loopback, and the kernel's figures of them."""
+"""What every benchmark needs: broker, virtual printer, agent and cloud on loopback, and the kernel's figures."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import platform
@@ -24,6 +23,7 @@ from printago_moonraker.virtual.rig import VirtualPrinter
 from tests.fakes.mosquitto import Mosquitto, free_port, mosquitto, program
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
 ROOT = Path(__file__).parents[1]
@@ -219,13 +219,7 @@ async def _relay(port: int) -> AsyncIterator[str]:
 @asynccontextmanager
 async def source(folder: Path, size: int) -> AsyncIterator[str]:
     """A file of `size` bytes of G-code behind a web server of its own process; its URL."""
-    line = b"G1 X101.234 Y99.876 E0.04321 F3000 ; what a slicer writes\n"
-    folder.mkdir()
-    with (folder / "part.gcode").open("wb") as file:
-        block = line * (MIB // len(line))
-        for _ in range(size // len(block)):
-            file.write(block)
-        file.write(line * ((size - file.tell()) // len(line)))
+    await asyncio.to_thread(_write_gcode, folder, size)
     port = free_port()
     async with child("-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)):
         while True:
@@ -237,6 +231,16 @@ async def source(folder: Path, size: int) -> AsyncIterator[str]:
                 writer.close()
                 break
         yield f"http://127.0.0.1:{port}/part.gcode"
+
+
+def _write_gcode(folder: Path, size: int) -> None:
+    line = b"G1 X101.234 Y99.876 E0.04321 F3000 ; what a slicer writes\n"
+    block = line * (MIB // len(line))
+    folder.mkdir()
+    with (folder / "part.gcode").open("wb") as file:
+        for _ in range(size // len(block)):
+            file.write(block)
+        file.write(line * ((size - file.tell()) // len(line)))
 
 
 async def successful(answering: Awaitable[dict[str, Any]]) -> dict[str, Any]:
@@ -267,7 +271,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def machine() -> str:
     """This machine in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
     return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from printago_moonraker import __version__
+from printago_moonraker.clock import Clock
+from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
 from printago_moonraker.supervise import supervise
 
@@ -43,14 +45,19 @@ async def run(settings: Config) -> int:
 
 
 async def _sessions(settings: Config) -> None:
-    async with asyncio.TaskGroup() as group:
-        for printer in settings.printers:
-            group.create_task(supervise(printer.name, partial(_session, settings, printer)))
+    clock = Clock()
+    async with Store(settings.printago.data_path, trusted_time=clock.trusted_time) as store:
+        newest = await store.newest()
+        if newest is not None:
+            clock.has_passed(newest)
+        async with asyncio.TaskGroup() as group:
+            for printer in settings.printers:
+                group.create_task(supervise(printer.name, partial(_session, settings, printer, store, clock)))
 
 
-async def _session(settings: Config, printer: PrinterConfig, _backoff: Backoff) -> None:
+async def _session(settings: Config, printer: PrinterConfig, store: Store, clock: Clock, _backoff: Backoff) -> None:
     """One session. Only a defect ends it: `supervise` logs that, and the next one begins with nothing of it."""
-    await Session(settings, printer).run()
+    await Session(settings, printer, store, clock).run()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Whether the host's clock can be believed, and whether a command comes too late by it.
 
-Hardly a printer's host has a battery for its clock: after a start it shows the time of the last shutdown, or 1970, until
-the network tells it better, and then it jumps. Wall time is asked only where a command brings a wall time; what is
-measured within the process is measured with the monotonic clock.
+Hardly a printer's host has a battery for its clock: after a start it shows the time of the last shutdown, or 1970,
+until the network tells it better, and then it jumps. Wall time is asked only where a command brings a wall time; what
+is measured within the process is measured with the monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ BUILT = datetime(2026, 11, 1, tzinfo=UTC).timestamp()  # no host that runs this 
 TOLERANCE = 60.0  # seconds between two clocks that are both right
 JUMP = 5.0  # seconds; a clock that was set by more than that is another clock
 SETTING = 300.0  # seconds after the host's start in which a clock without a battery gets its time
+# What hosts without a battery save the time in, to go on from there: fake-hwclock(8), systemd-timesyncd(8).
+_SAVED = (Path("/etc/fake-hwclock.data"), Path("/var/lib/systemd/timesync/clock"))
 _TIMESYNCD = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd(8): touched when it has set the clock
 _TIME_ERROR = 5  # adjtimex(2): the kernel's clock is not synchronised
 
@@ -35,7 +37,7 @@ class Trust(Enum):
 
     VERIFIED = "verified"  # synchronised, or the cloud's commands show the same time
     UNVERIFIED = "unverified"  # nothing speaks for it, and nothing against it
-    UNSET = "unset"  # the host has just started, and nobody has told it the time
+    UNSET = "unset"  # the host has just started, with the time of its last shutdown
     WRONG = "wrong"  # it shows a time that is known to have passed
 
 
@@ -47,13 +49,13 @@ class Clock:
         *,
         wall: Times = time.time,
         monotonic: Times = time.monotonic,
-        uptime: Times | None = None,
+        just_started: Callable[[], bool] | None = None,
         synchronised: Callable[[], bool] | None = None,
     ) -> None:
         """The parameters are for tests."""
         self._wall = wall
         self._monotonic = monotonic
-        self._uptime = uptime or _uptime
+        self._just_started = just_started or _has_just_started
         self._synchronised = synchronised or _is_synchronised
         self._passed: tuple[float, float] | None = None  # a time that has passed, and the monotonic time of knowing it
         self._agreed: float | None = None  # wall minus monotonic time when a command's time agreed
@@ -63,7 +65,6 @@ class Clock:
         """What the clock shows."""
         return datetime.fromtimestamp(self._wall(), UTC)
 
-    @property
     def trust(self) -> Trust:
         """How far the clock can be believed now. A change for the worse is logged, once."""
         trust = self._judge()
@@ -76,7 +77,7 @@ class Clock:
 
     def trusted_time(self) -> float | None:
         """Unix time, None while the clock may be wrong."""
-        return self._wall() if self.trust is Trust.VERIFIED else None
+        return self._wall() if self.trust() is Trust.VERIFIED else None
 
     def complaint(self) -> str | None:
         """What a person should know about the clock; None when all is well."""
@@ -84,7 +85,7 @@ class Clock:
         return {
             Trust.UNSET: f"The host's clock ({shown}) has not been set since the host started.",
             Trust.WRONG: f"The host's clock ({shown}) is wrong: that time is known to have passed.",
-        }.get(self.trust)
+        }.get(self.trust())
 
     def has_passed(self, at: float) -> None:
         """That unix time is known to lie in the past."""
@@ -112,11 +113,11 @@ class Clock:
         ends = [at.timestamp() for at in (expires_at,) if at] + [at.timestamp() + max_age for at in (timestamp,) if at]
         if not ends:
             return end
-        wall, last, trust = self._wall(), min(ends), self.trust
+        wall, last, trust = self._wall(), min(ends), self.trust()
         if trust in (Trust.UNSET, Trust.WRONG):
             return min(end, now + self._left_without_clock(last, live, max_age))
         if wall >= last:
-            raise Expired(self._too_late(timestamp, expires_at, max_age, trust))
+            raise Expired(self._too_late(expires_at, max_age, trust))
         return min(end, now + last - wall)
 
     def check(self, deadline: float) -> None:
@@ -135,7 +136,7 @@ class Clock:
             )
         return min(max_age, last - known)
 
-    def _too_late(self, timestamp: datetime | None, expires_at: datetime | None, max_age: float, trust: Trust) -> str:
+    def _too_late(self, expires_at: datetime | None, max_age: float, trust: Trust) -> str:
         doubt = "" if trust is Trust.VERIFIED else ", by a clock that nothing has set"
         here = f"it is {_iso(self._wall())} here{doubt}"
         if expires_at and self._wall() >= expires_at.timestamp():
@@ -158,15 +159,15 @@ class Clock:
             return Trust.VERIFIED
         if self._passed is not None and wall < self._passed[0] + now - self._passed[1] - TOLERANCE:
             return Trust.WRONG
-        return Trust.UNSET if self._uptime() < SETTING else Trust.UNVERIFIED
+        return Trust.UNSET if self._just_started() else Trust.UNVERIFIED
 
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def _uptime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def _has_just_started() -> bool:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) < SETTING and any(file.exists() for file in _SAVED)
 
 
 def _is_synchronised() -> bool:

@@ -21,6 +21,7 @@ from printago_moonraker.moonraker.webcams import read_webcams
 from printago_moonraker.printago.endpoint import Message, endpoint_for
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, topics_for
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printer import macro
 from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
@@ -30,7 +31,9 @@ from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
     from printago_moonraker.backoff import Backoff
+    from printago_moonraker.clock import Clock
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.printago.store import Store
     from printago_moonraker.printer.prints import Transition
 
 logger = logging.getLogger(__name__)
@@ -44,9 +47,11 @@ Handler = Callable[[Any], None]
 class Session:
     """Everything of one printer. `run` is its lifetime; nothing of it outlives that."""
 
-    def __init__(self, settings: Config, config: PrinterConfig) -> None:
+    def __init__(self, settings: Config, config: PrinterConfig, store: Store, clock: Clock) -> None:
         self._settings = settings
         self._config = config
+        self._clock = clock
+        self._store = store.of(config.printer_id)
         self.printer = Printer(config, settings, emit=self._emit)
         self.printer.on_change = self._on_change
         self._events = EventSource(self.printer)
@@ -55,6 +60,7 @@ class Session:
         self._executor: Executor | None = None
         self._watch: KlippyWatch | None = None
         self._announced: dict[str, Any] = {}
+        self._macros = macro.MacroEvents()
         self._loaded = ""  # the file whose metadata was asked for
         self._file_changed = asyncio.Event()
         self._last_error = (float("-inf"), "")
@@ -63,8 +69,10 @@ class Session:
             "notify_gcode_response": lambda params: self._on_gcode_response(str(params[0])),
             "notify_klippy_ready": lambda _: self._on_klippy(KlippyWatch.ready),
             "notify_klippy_disconnected": lambda _: self._on_klippy(KlippyWatch.disconnected),
+            "notify_history_changed": lambda _: self._file_changed.set(),  # how long the file takes is known better
             "notify_filelist_changed": lambda params: self._on_file(params[0]),
             "notify_webcams_changed": lambda params: self._on_webcams(params[0].get("webcams") or []),
+            macro.METHOD: self._on_macro,
             "notify_proc_stat_update": lambda params: self._on_host(params[0]),
             "notify_cpu_throttled": lambda params: self._on_throttled(params[0]),
         }
@@ -95,6 +103,7 @@ class Session:
             endpoint_for(mqtt, printer_id),
             topics_for(self._settings, self._config),
             EnvelopeCodec(printer_id, printago.client_type, Dialect(printago.dialect)),
+            self._store,
             on_command=self._on_command,
             on_up=self._on_up,
             name=f"{self._config.name}: Printago",
@@ -140,6 +149,7 @@ class Session:
             printer.versions["moonraker"] = (await api.server_info()).moonraker_version
             self._on_webcams(await api.webcams_list())
             self._on_host(await api.proc_stats())
+            await self._register_macro_method(api)
             self._watch = KlippyWatch(printer, api)
             printer.attach(api)
             logger.info("%s: connected to Moonraker %s", config.name, printer.versions["moonraker"])
@@ -152,6 +162,13 @@ class Session:
             finally:
                 self._watch = None
                 printer.detach()
+
+    async def _register_macro_method(self, api: Moonraker) -> None:
+        """Let macros raise events; a Moonraker that cannot is served all the same."""
+        try:
+            await api.register_remote_method(macro.METHOD)
+        except RpcError as error:
+            logger.warning("%s: macros cannot raise events: %s", self._config.name, error)
 
     def _on_notification(self, method: str, params: Any) -> None:
         handler = self._handlers.get(method)
@@ -182,6 +199,13 @@ class Session:
             if message != self._last_error[1] or now - self._last_error[0] > ERROR_INTERVAL:
                 self._last_error = (now, message)
                 self._emit("Error", {"error": message, "reason": "gcode"})
+
+    def _on_macro(self, params: Any) -> None:
+        payload, reason = self._macros.take(params, time.monotonic())
+        if reason:
+            logger.warning("%s: %s", self._config.name, reason)
+        if payload is not None:
+            self._emit("Message", payload | self.printer.prints.identity())
 
     def _on_file(self, params: dict[str, Any]) -> None:
         event = file_event(params)

@@ -343,8 +343,7 @@ def _objects(printer: Printer) -> Data:
 
 
 def _identity(printer: Printer) -> Data | None:
-    job = printer.prints.current
-    return {"job_id": job.job_id, "source": job.source} if job else None
+    return printer.prints.identity() or None
 
 
 def _whole(value: float | None) -> int | None:

@@ -14,6 +14,7 @@ from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, echo_of, topics_for
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printago.store import Store
 from tests.fakes.mosquitto import free_port, mosquitto
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def make_config(folder: Path, port: int, extra: str = "[printer voron]\n", diale
     return config_module.load(path)
 
 
-def answering(config: Config, kind: str, data: dict[str, Any]) -> asyncio.Task[None]:
+async def answering(config: Config, kind: str, data: dict[str, Any]) -> None:
     """An agent that answers every command in one way."""
     printer = config.printers[0]
     dialect = Dialect(config.printago.dialect)
@@ -40,15 +41,17 @@ def answering(config: Config, kind: str, data: dict[str, Any]) -> asyncio.Task[N
         message.ack()
         link.send(kind, data | {"got": json.loads(message.payload)["parameters"]}, command=echo_of(message.payload))
 
-    link = Link(
-        endpoint_for(config.mqtt, printer.printer_id),
-        topics_for(config, printer),
-        EnvelopeCodec(printer.printer_id, dialect.value, dialect),
-        on_command=on_command,
-        on_up=lambda: None,
-        name="agent",
-    )
-    return asyncio.create_task(link.run())
+    async with Store(None, trusted_time=lambda: None) as store:
+        link = Link(
+            endpoint_for(config.mqtt, printer.printer_id),
+            topics_for(config, printer),
+            EnvelopeCodec(printer.printer_id, dialect.value, dialect),
+            store.of(printer.printer_id),
+            on_command=on_command,
+            on_up=lambda: None,
+            name="agent",
+        )
+        await link.run()
 
 
 @pytest.mark.parametrize("dialect", ["klipper", "octoprint"])
@@ -58,7 +61,7 @@ async def test_send_prints_the_answer_and_its_exit_code(tmp_path: Path, dialect:
     written: list[str] = []
     async with mosquitto(tmp_path) as broker:
         config = make_config(tmp_path, broker.port, dialect=dialect)
-        agent = answering(config, kind, {"message": "m"})
+        agent = asyncio.create_task(answering(config, kind, {"message": "m"}))
         async with Cloud(endpoint_for(config.mqtt, "voron"), topics_for(config, config.printers[0])) as cloud:
             await cloud.wait_available("connected")
         result = await send_command(

@@ -117,7 +117,8 @@ def test_small_things() -> None:
     """Homing, tool changes, layers, runouts: each when it happens, and only then."""
     told = Told()
     assert told.change(toolhead={"homed_axes": ""}) == []
-    assert told.change(toolhead={"homed_axes": "x"}) == ["Home"]
+    assert told.change(toolhead={"homed_axes": "x"}) == []
+    assert told.change(toolhead={"homed_axes": "xyz"}) == ["Home"]
     assert told.change(toolhead={"extruder": "extruder1"}) == ["ToolChange"]
     assert told.payload("ToolChange") == {"old": 0, "new": 1}
     assert told.change(print_stats={"info": {"total_layer": 8, "current_layer": 1}}) == []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IDLE: dict[str, Any] = {}
-PRINTING = {"print_stats": {"state": "printing", "filename": PATH}}
+PRINTING = printing(print_duration=5.0)
 HEATING = {"extruder": {"target": 200.0}}
 
 

@@ -1,18 +1,23 @@
-"""Keeps one printer's MQTT session up, and sends what the printer has to say: in order, and at least once."""
+"""Keeps one printer's MQTT session up, and sends what the printer has to say: in order, and at least once.
+
+What must not be lost is in the store before it is sent, and leaves it when the broker has acknowledged it. Only a
+window of it is in memory: a farm's outage may be long.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import ConnectionLost, LinkError
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
+from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, Destinations, Letter
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
@@ -20,23 +25,28 @@ if TYPE_CHECKING:
 
     from printago_moonraker.backoff import Backoff
     from printago_moonraker.printago.envelope import EnvelopeCodec, Topics
+    from printago_moonraker.printago.store import PrinterStore, Write
 
 logger = logging.getLogger(__name__)
 
-OUTBOX_SIZE = 1000  # envelopes of about 0.5 kB: hours of events for a printer whose uplink is down
+WINDOW_ROWS, WINDOW_BYTES = 64, 256 * 1024  # of the outbox in memory; the rest waits in the store
+VOLATILE = 100  # answers that are not stored, while they wait for the session's window
 PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents share a client ID and throw each other out
 GOODBYE = 2.0  # seconds that stopping may take
 
+STORED = frozenset({"event", "success", "error", "response"})
+ENDS_OF_PRINTS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 CONNECTED, DISCONNECTED = b"connected", b"disconnected"
 
 
-@dataclass(frozen=True)
-class _Letter:
-    """An envelope on its way out. `terminal`: the answer to a command, which somebody waits for."""
+@dataclass(eq=False)
+class _Outgoing:
+    """An envelope in memory. `number` is the store's, None for what is not kept; `answers`: somebody waits for it."""
 
-    destinations: tuple[tuple[str, bytes | None], ...]  # topic, correlation data
+    destinations: Destinations
     payload: bytes
-    terminal: bool
+    number: int | None
+    answers: bool = True
 
 
 class Link:
@@ -47,6 +57,7 @@ class Link:
         endpoint: Endpoint,
         topics: Topics,
         codec: EnvelopeCodec,
+        store: PrinterStore,
         *,
         on_command: Callable[[Message], None],
         on_up: Callable[[], Awaitable[None] | None],
@@ -55,17 +66,22 @@ class Link:
         self._endpoint = endpoint
         self._topics = topics
         self._codec = codec
+        self._store = store
         self._on_command = on_command
         self._on_up = on_up
         self._name = name
         self._session: MqttSession | None = None
-        self._outbox: deque[_Letter] = deque()  # what this session has not been given yet
-        self._unacknowledged: dict[int, _Letter] = {}  # what it has been given, in order, by serial number
-        self._serial = count()
+        self._volatile: deque[_Outgoing] = deque()  # what is not stored and waits for the session's window
+        self._window: deque[_Outgoing] = deque()  # what is stored and comes next
+        self._unacknowledged: dict[_Outgoing, None] = {}  # what this session has been given, in order
+        self._read = 0  # the number up to which the outbox is, or was, in the window
+        self._newest: int | None = None  # the highest number in the outbox; unknown until it is first looked into
+        self._loading = False
+        self._storing = 0
         self._in_flight = 0  # publications, to be kept within the session's window
         self._status: Callable[[], Any] | None = None  # makes the newest one, when there is one to send
         self._status_in_flight = False
-        self._overflowing = False
+        self._idle = asyncio.Event()
 
     @property
     def up(self) -> bool:
@@ -75,8 +91,11 @@ class Link:
     async def run(self) -> None:
         """For ever: connect, announce, call `on_up`, drain the outbox; again with a back-off when the session is lost.
 
-        Cancel to stop: it says `disconnected` and disconnects, within 2 s. `on_up` is to be quick.
+        Cancel to stop: what is in the outbox goes out, it says `disconnected` and disconnects, within 4 s in all.
+        `on_up` is to be quick.
         """
+        if self._newest is None and not self._loading:
+            self._load()
         await supervise(self._name, self._attempt)
 
     def send(
@@ -85,20 +104,31 @@ class Link:
         data: Any,
         *,
         command: dict[str, str] | None = None,
-        reply_to: Message | None = None,
-    ) -> None:
-        """Put an envelope of this moment into the outbox, where it stays until the broker has acknowledged it.
+        reply_to: Message | Destinations | None = None,
+        also: Write | None = None,
+        at: datetime | None = None,
+    ) -> asyncio.Future[int] | None:
+        """Put an envelope of this moment (or of `at`) into the outbox, where it stays until the broker has acknowledged
+        it. Statuses and pairings are not stored: what is old of them is of no use; then the result is None. Else it is
+        done when the envelope is on the disk, with what `also` writes in the same transaction.
 
-        `command` is the echo of the command it answers, `reply_to` that command's message: the answer goes also to its
-        Response Topic. When the outbox is full, the oldest envelope that answers nobody goes.
+        `command` is the echo of the command it answers, `reply_to` that command's message, or where else it shall go:
+        the answer goes also to its Response Topic.
         """
-        payload = self._codec.encode(kind, data, at=datetime.now(UTC), command=command)
-        destinations: list[tuple[str, bytes | None]] = [(self._topics.message(kind), None)]
-        if reply_to is not None and reply_to.response_topic:
-            destinations.append((reply_to.response_topic, reply_to.correlation_data))
-        self._make_room()
-        self._outbox.append(_Letter(tuple(destinations), payload, terminal=command is not None))
-        self._drain()
+        at = at or datetime.now(UTC)
+        payload = self._codec.encode(kind, data, at=at, command=command)
+        destinations = ((self._topics.message(kind), None), *_response_topic(reply_to))
+        if kind not in STORED:
+            self._volatile.append(_Outgoing(destinations, payload, None, answers=command is not None))
+            while len(self._volatile) > VOLATILE:
+                self._volatile.popleft()
+            self._drain()
+            return None
+        rank = ANSWER if command is not None else END_OF_PRINT if data.get("event") in ENDS_OF_PRINTS else NEWS
+        self._storing += 1
+        stored = self._store.put(Letter(destinations, payload, rank, at.timestamp()), also)
+        stored.add_done_callback(partial(self._stored, destinations, payload))
+        return stored
 
     def send_status(self, build: Callable[[], Any]) -> None:
         """Publish a retained status, `build` being called when its turn comes; only the newest waits, none if down."""
@@ -129,12 +159,12 @@ class Link:
                 await session.publish(self._topics.availability, CONNECTED, retain=True)
                 self._log_up(session, logging.INFO if backoff.failures == 0 else logging.DEBUG)
                 await self._serve(session)
+            except asyncio.CancelledError:
+                await self._empty_the_outbox()
+                raise
             finally:
                 proved.cancel()
-                self._session = None
-                self._status, self._status_in_flight, self._in_flight = None, False, 0
-                self._outbox.extendleft(reversed(self._unacknowledged.values()))  # the next session sends them again
-                self._unacknowledged.clear()
+                self._end_session()
                 await self._say_goodbye(session)  # no-one hears it on a broken session; the will says the same then
 
     async def _serve(self, session: MqttSession) -> None:
@@ -144,6 +174,27 @@ class Link:
             await coming_up
         self._drain()
         await session.wait_closed()
+
+    async def _empty_the_outbox(self) -> None:
+        """The last words shall not wait in the store for the next start."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                while self._session is not None and not self._is_idle():
+                    self._idle.clear()
+                    await self._idle.wait()
+
+    def _is_idle(self) -> bool:
+        """Whether all that was said is with the broker."""
+        waiting = self._storing or self._loading or self._volatile or self._window or self._unacknowledged
+        return not waiting and self._read >= (self._newest or 0)
+
+    def _end_session(self) -> None:
+        self._session = None
+        self._status, self._status_in_flight, self._in_flight = None, False, 0
+        again, self._unacknowledged = list(self._unacknowledged), {}  # the next session sends them again
+        self._window.extendleft(reversed([each for each in again if each.number is not None]))
+        self._volatile.extendleft(reversed([each for each in again if each.number is None]))
+        self._volatile = deque(each for each in self._volatile if each.answers)  # `on_up` pairs anew
 
     async def _say_goodbye(self, session: MqttSession) -> None:
         try:
@@ -162,31 +213,63 @@ class Link:
 
     # ------------------------------------------------------------------------------------------------------ the outbox
 
-    def _make_room(self) -> None:
-        if len(self._outbox) + len(self._unacknowledged) < OUTBOX_SIZE or not self._outbox:
+    def _stored(self, destinations: Destinations, payload: bytes, future: asyncio.Future[int]) -> None:
+        """An envelope is on the disk. It comes into the window when it is the next, and when there is room."""
+        self._storing -= 1
+        if future.cancelled() or future.exception() is not None:
+            logger.error("%s: an envelope could not be stored: %s", self._name, future)
+            self._wake()
             return
-        if not self._overflowing:
-            self._overflowing = True
-            logger.warning("%s: %d envelopes wait for the broker; the oldest are dropped", self._name, OUTBOX_SIZE)
-        oldest = next((index for index, letter in enumerate(self._outbox) if not letter.terminal), 0)
-        del self._outbox[oldest]
+        number = future.result()
+        caught_up, self._newest = self._newest is not None and self._read >= self._newest, number
+        if caught_up and len(self._window) < WINDOW_ROWS and not self._loading:
+            self._read = number
+            self._window.append(_Outgoing(destinations, payload, number))
+        self._drain()
+
+    def _load(self) -> None:
+        """Read the next of the outbox into the window."""
+        self._loading = True
+        rows = WINDOW_ROWS - len(self._window)
+        self._store.load(self._read, rows, WINDOW_BYTES).add_done_callback(self._loaded)
+
+    def _loaded(self, future: asyncio.Future[tuple[list[tuple[int, Letter]], int]]) -> None:
+        self._loading = False
+        if future.cancelled():
+            return
+        found, highest = future.result()
+        for number, letter in found:
+            self._window.append(_Outgoing(letter.destinations, letter.payload, number))
+            self._read = number
+        self._newest = max(self._newest or 0, highest)
+        if not found:  # whatever was there is gone, for want of room
+            self._read = self._newest
+        self._drain()
 
     def _drain(self) -> None:
         """Publish as much as the session's window takes; each acknowledgement calls it again."""
         session = self._session
-        if session is None:
-            return
-        self._drain_status(session)
-        while self._outbox and self._in_flight < session.window:
-            letter = self._outbox.popleft()
-            serial = next(self._serial)
-            self._unacknowledged[serial] = letter
-            missing: set[asyncio.Future[None]] = set()
-            for topic, correlation in letter.destinations:
-                future = session.publish(topic, letter.payload, correlation_data=correlation)
-                missing.add(future)
-                future.add_done_callback(partial(self._acknowledged, session, serial, missing))
-            self._in_flight += len(missing)
+        if session is not None:
+            self._drain_status(session)
+            for queue in (self._volatile, self._window):
+                while queue and self._in_flight < session.window:
+                    self._publish(session, queue.popleft())
+        if len(self._window) <= WINDOW_ROWS // 2 and self._read < (self._newest or 0) and not self._loading:
+            self._load()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._is_idle():
+            self._idle.set()
+
+    def _publish(self, session: MqttSession, outgoing: _Outgoing) -> None:
+        self._unacknowledged[outgoing] = None
+        missing: set[asyncio.Future[None]] = set()
+        for topic, correlation in outgoing.destinations:
+            future = session.publish(topic, outgoing.payload, correlation_data=correlation)
+            missing.add(future)
+            future.add_done_callback(partial(self._acknowledged, session, outgoing, missing))
+        self._in_flight += len(missing)
 
     def _drain_status(self, session: MqttSession) -> None:
         if self._status is None or self._status_in_flight or self._in_flight >= session.window:
@@ -200,13 +283,18 @@ class Link:
         )
 
     def _acknowledged(
-        self, session: MqttSession, serial: int, missing: set[asyncio.Future[None]], future: asyncio.Future[None]
+        self,
+        session: MqttSession,
+        outgoing: _Outgoing,
+        missing: set[asyncio.Future[None]],
+        future: asyncio.Future[None],
     ) -> None:
         if self._was_settled(session, future):
             missing.discard(future)
             if not missing:
-                del self._unacknowledged[serial]
-                self._overflowing = self._overflowing and len(self._outbox) > OUTBOX_SIZE // 2
+                del self._unacknowledged[outgoing]
+                if outgoing.number is not None:
+                    self._store.remove([outgoing.number])
             self._drain()
 
     def _status_acknowledged(self, session: MqttSession, future: asyncio.Future[None]) -> None:
@@ -223,3 +311,9 @@ class Link:
         if error is not None:  # sending it again would be refused again, and hold up what is behind it
             logger.warning("%s: an envelope is dropped: %s", self._name, error)
         return True
+
+
+def _response_topic(reply_to: Message | Destinations | None) -> Destinations:
+    if isinstance(reply_to, Message):
+        return ((reply_to.response_topic, reply_to.correlation_data),) if reply_to.response_topic else ()
+    return reply_to or ()

@@ -84,6 +84,10 @@ class PrintTracker:
         while len(self._job_ids) > 100:
             self._job_ids.pop(next(iter(self._job_ids)))
 
+    def identity(self) -> dict[str, Any]:
+        """The `job_id` and `source` of the print that is on; empty when none is."""
+        return {"job_id": self.current.job_id, "source": self.current.source} if self.current else {}
+
     def gcode_error(self, text: str, now: float) -> None:
         """A `!! ` line was seen, at `now` seconds on a monotonic clock."""
         self._last_error = (now, text)

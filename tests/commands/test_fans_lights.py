@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from printago_moonraker.printer.facts import read_facts
 from tests.fakes.klipper import Bench, bench
+from tests.fakes.moonraker import Refusal
+
+NOWHERE = Path("/nonexistent")  # no test here writes anything
 
 SETTINGS: dict[str, Any] = {
     "fan": {},
@@ -33,7 +37,7 @@ STATE: dict[str, dict[str, Any]] = {
 @asynccontextmanager
 async def equipped(*names: str) -> AsyncIterator[Bench]:
     """A printer with these objects of the settings above, all of them when none is named."""
-    async with bench(connected=True, folder=__import__("pathlib").Path("/nonexistent")) as it:
+    async with bench(NOWHERE) as it:
         objects = names or tuple(SETTINGS)
         it.printer.facts = read_facts(objects, {"configfile": {"settings": SETTINGS}})
         it.printer.apply({name: STATE[name] for name in objects if name in STATE})
@@ -59,7 +63,11 @@ async def script_of(it: Bench, name: str, parameters: dict[str, Any], seen: dict
         ({"speed": 0.5}, "M106 S127.5", {"fan": {"speed": 0.5}}),
         ({"speed": "1"}, "M106 S255", {"fan": {"speed": 1.0}}),
         ({"fan": "fan", "speed": 0.0001}, "M106 S0.0255", {"fan": {"speed": 0.0001}}),
-        ({"fan": "filter", "speed": 0.25}, "SET_FAN_SPEED FAN=filter SPEED=0.25", {"fan_generic filter": {"speed": 0.25}}),
+        (
+            {"fan": "filter", "speed": 0.25},
+            "SET_FAN_SPEED FAN=filter SPEED=0.25",
+            {"fan_generic filter": {"speed": 0.25}},
+        ),
         (
             {"fan": "Two Words", "speed": 1},
             'SET_FAN_SPEED FAN="two words" SPEED=1',
@@ -98,7 +106,6 @@ async def test_set_strip(parameters: dict[str, Any], script: str, seen: list[flo
     """Colours and brightness of a strip; on is as it was, or white."""
     name = {"case": "neopixel case", "front": "dotstar front"}[parameters["light"]]
     async with equipped() as it:
-        await it.push(**{name: {"color_data": [[0.7, 0.7, 0.7, 0.7]]}}) if False else None
         sent = await script_of(it, "light_control.set_light", parameters, {name: {"color_data": [seen]}})
     assert sent == f"SET_LED LED={parameters['light']} {script} SYNC=0 TRANSMIT=1"
 
@@ -130,9 +137,19 @@ async def test_set_pin(parameters: dict[str, Any], script: str, value: float) ->
         ("fan_control.set_fan", {"speed": -0.1}, "invalid_parameters", "below 0"),
         ("light_control.set_light", {"on": True}, "invalid_parameters", "say which; this printer has caselight"),
         ("light_control.set_light", {"light": "case"}, "invalid_parameters", ""),
-        ("light_control.set_light", {"light": "case", "color": "red"}, "invalid_parameters", "'red' is not a colour like"),
+        (
+            "light_control.set_light",
+            {"light": "case", "color": "red"},
+            "invalid_parameters",
+            "'red' is not a colour like",
+        ),
         ("light_control.set_light", {"light": "caselight", "color": "#ffffff"}, "not_supported", "has no colours"),
-        ("light_control.set_light", {"light": "relay_light", "brightness": 0.5}, "not_supported", "only knows on and off"),
+        (
+            "light_control.set_light",
+            {"light": "relay_light", "brightness": 0.5},
+            "not_supported",
+            "only knows on and off",
+        ),
         ("light_control.set_light", {"light": "nope", "on": True}, "not_supported", "it has caselight"),
     ],
 )
@@ -154,8 +171,6 @@ async def test_a_printer_without_lights() -> None:
 
 async def test_klippers_refusal() -> None:
     """Klipper's own words come back."""
-    from tests.fakes.moonraker import Refusal
-
     async with equipped() as it:
         it.send("fan_control.set_fan", {"speed": 1})
         await it.reply("printer.gcode.script", Refusal(400, "The fan is on strike"))

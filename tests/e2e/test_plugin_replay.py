@@ -73,6 +73,11 @@ ENVELOPE = {
 # Members of a status: (case, path) patterns of what may differ in kind.
 STATUS: dict[tuple[str, str], str] = {
     ("*", "klipper*"): "what OctoPrint has no word for",
+    ("*", "temperatures.chamber.actual"): "the virtual printer has a sensor there, the plugin's had none",
+    ("idle-*", "*.display"): "OctoPrint leaves it out when no file is loaded; here every member is always there",
+    ("idle-*", "*.averagePrintTime"): "the same",
+    ("offline-*", "*.filament*"): "OctoPrint has two forms of no filament; here it is always the one of an idle printer",
+    ("after_cancel-*", "current_state_data.currentZ"): "Klipper knows where the head is also after a print",
 }
 
 
@@ -93,8 +98,8 @@ def kinds(value: Any, path: str = "") -> dict[str, str]:
     return found
 
 
-def differences(case: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """What differs in kind and is not meant to."""
+def check_kinds(case: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Fails for what differs in kind and is not meant to."""
     before, now = kinds(theirs), kinds(ours)
     found = []
     for path in sorted(before.keys() | now.keys()):
@@ -102,7 +107,7 @@ def differences(case: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list
         meant = any(fnmatchcase(case, one) and fnmatchcase(path, other) for one, other in STATUS)
         if was != is_ and not meant:
             found.append(f"{path}: {was} -> {is_}")
-    return found
+    assert not found, found
 
 
 @asynccontextmanager
@@ -125,28 +130,36 @@ async def prepare(farm: Farm, case: str, state: str) -> None:
     if case in ("tests05.jog", "tests06.extrude"):
         await farm.warm()
     elif case == "get_status.after_overwrite":  # of which the recorded status shows the print's end
+        for _ in range(8):  # a Moonraker whose Klipper has just come back misses a print for its history: 2 s of ticks
+            await farm.query("webhooks")
         await start(farm, moves(5))
-        await farm.completion(100)
+        await farm.status_until(lambda s: s["current_job"]["lastPrintTime"])
     elif case == "get_status.heating" and state == "printing":
         await start(farm, "PRINT_START BED_TEMP=110 EXTRUDER_TEMP=280\n" + moves(50))
     elif case == "get_status.heating":
         await farm.gcode("M104 S210\nM140 S60")
+        await farm.gcode("G28 Z")
         await farm.status_until(lambda s: s["temperatures"]["bed"]["target"] == 60)
     elif state == "offline":
         await farm.printer.kill_klippy()
         await farm.status_until(lambda s: s["printer_state_id"] == "OFFLINE")
-    elif state != "idle" or "start_print" in case:
-        await start(farm, moves(400), run=state != "idle")
+    elif state != "idle":
+        await start(farm, moves(400))
+        await farm.status_until(lambda s: s["current_state_data"]["currentZ"])
+    elif "start_print" in case:
+        farm.put(FILE, moves(400))
     if state in ("paused", "after_cancel"):
         await command(farm, "pause_print" if state == "paused" else "stop_print")
 
 
-async def start(farm: Farm, gcode: str, *, run: bool = True) -> None:
+async def start(farm: Farm, gcode: str) -> None:
+    """A print of which the printer knows what the slicer wrote."""
     path = farm.put(FILE, f"{SLICED[0]}{gcode}{SLICED[1]}")
     await farm.printer.moonraker("server.files.metascan", filename=path)
-    if run:
-        await command(farm, "start_print", file_name=FILE)
-        await farm.status_until(lambda s: s["current_state_data"]["progress"]["filepos"])
+    await command(farm, "start_print", file_name=FILE)
+    await farm.status_until(
+        lambda s: s["current_state_data"]["progress"]["filepos"] and s["current_job"]["estimatedPrintTime"]
+    )
 
 
 async def command(farm: Farm, action: str, **parameters: Any) -> None:
@@ -185,10 +198,10 @@ async def test_replay(farm: Farm, exchange: dict[str, Any]) -> None:
         assert envelope["data"]["current_state_data"]["state"]["flags"] == (
             theirs["data"]["current_state_data"]["state"]["flags"]
         )
-        assert differences(f"{exchange['state']}-{case}", theirs["data"], envelope["data"]) == []
+        check_kinds(f"{exchange['state']}-{case}", theirs["data"], envelope["data"])
     elif theirs["type"] == "response":
         ((_, provider),), ((_, own),) = theirs["data"].items(), envelope["data"].items()
-        assert differences(case, provider, own) == []
+        check_kinds(case, provider, own)
     else:
         assert sentence(envelope) == sentence(theirs)
 

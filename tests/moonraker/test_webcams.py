@@ -129,7 +129,9 @@ def feed(reader: PictureReader, data: bytes, size: int) -> bytes | None:
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_a_whole_body(size: int) -> None:
     """A snapshot is the whole body."""
-    assert feed(PictureReader(200, {"Content-Type": "image/jpeg", "Content-Length": str(len(JPEG))}), JPEG, size) == JPEG
+    assert (
+        feed(PictureReader(200, {"Content-Type": "image/jpeg", "Content-Length": str(len(JPEG))}), JPEG, size) == JPEG
+    )
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
@@ -166,7 +168,11 @@ def test_any_bytes_in_any_pieces(jpeg: bytes, cuts: list[int], length: bool) -> 
         (206, {}, "answered 206"),
         (799, {}, "answered 799"),
         (200, {"X-UStreamer-Online": "false"}, "not plugged in"),
-        (200, {"Last-Modified": "Mon, 23 Nov 2026 09:00:00 GMT", "Date": "Mon, 23 Nov 2026 10:00:00 GMT"}, "3600 s old"),
+        (
+            200,
+            {"Last-Modified": "Mon, 23 Nov 2026 09:00:00 GMT", "Date": "Mon, 23 Nov 2026 10:00:00 GMT"},
+            "3600 s old",
+        ),
         (200, {"Content-Length": str(MAX_BYTES + 1)}, "more than 10240 KiB"),
     ],
 )

@@ -124,11 +124,11 @@ async def test_a_mistake_takes_nothing_with_it(tmp_path: Path) -> None:
     """Work that raises tells its own future; what was submitted around it is written."""
     async with Database(tmp_path / "a.db", [SCHEMA]) as database:
         futures = [database.submit(insert(number)) for number in (1, 1, 2)]
-        futures.append(database.submit(lambda connection: [0][1]))
+        futures.append(database.submit(lambda connection: int("x")))
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         assert (outcomes[0], outcomes[2]) == (1, 2)
         assert isinstance(outcomes[1], sqlite3.IntegrityError)
-        assert isinstance(outcomes[3], IndexError)
+        assert isinstance(outcomes[3], ValueError)
         assert await database.submit(numbers) == [1, 2]
 
 

@@ -16,13 +16,17 @@ from printago_moonraker import supervise
 from printago_moonraker.backoff import Backoff
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.printago import link as link_module
+from printago_moonraker.printago import store as store_module
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
 from printago_moonraker.printago.link import Link
 from printago_moonraker.printago.mqtt import Endpoint, Message, connect
+from printago_moonraker.printago.store import Limits, Store
 from tests.fakes.broker import CONNACK_5, CONNECT, PUBLISH, FakeBroker, Peer, fake_broker, proxy
+from tests.fakes.mosquitto import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.fakes.mosquitto import Mosquitto
 
@@ -32,7 +36,8 @@ TOPICS = make_topics("v", Dialect.KLIPPER)
 class Agent:
     """What a session does with its link, as little as possible."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, store: Store) -> None:
+        self.store = store.of("v")
         self.ups = 0
         self.came_up = asyncio.Event()
         self.commands: list[Message] = []
@@ -40,6 +45,7 @@ class Agent:
             endpoint,
             TOPICS,
             EnvelopeCodec("v", "klipper", Dialect.KLIPPER),
+            self.store,
             on_command=self.on_command,
             on_up=self.on_up,
             name="printago v",
@@ -65,8 +71,20 @@ class Agent:
 
 
 @asynccontextmanager
-async def running(endpoint: Endpoint) -> AsyncIterator[Agent]:
-    agent = Agent(endpoint)
+async def stored(folder: Path | None = None) -> AsyncIterator[Store]:
+    async with Store(folder, trusted_time=lambda: None) as store:
+        yield store
+
+
+@asynccontextmanager
+async def running(endpoint: Endpoint, store: Store | None = None) -> AsyncIterator[Agent]:
+    """An agent with a store of its own, unless one is given."""
+    async with stored() as own, served(Agent(endpoint, store or own)) as agent:
+        yield agent
+
+
+@asynccontextmanager
+async def served(agent: Agent) -> AsyncIterator[Agent]:
     task = asyncio.create_task(agent.link.run())
     try:
         yield agent
@@ -141,19 +159,74 @@ async def test_what_was_said_before_the_link_is_up_comes_later_with_its_own_time
     endpoint: Callable[..., Endpoint],
 ) -> None:
     """The outbox keeps order and timestamp."""
-    agent = Agent(endpoint("v"))
-    for number in range(100):
-        agent.number(number)
-    await asyncio.sleep(0.05)
-    async with Cloud(endpoint("v"), TOPICS) as cloud:
-        task = asyncio.create_task(agent.link.run())
+    async with stored() as store:
+        agent = Agent(endpoint("v"), store)
+        for number in range(300):
+            agent.number(number)
+        await asyncio.sleep(0.05)
+        async with Cloud(endpoint("v"), TOPICS) as cloud, served(agent):
+            await agent.up()
+            agent.number(300)
+            await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 300)
+            assert numbers(cloud) == list(range(301))
+            assert cloud.envelopes[0]["timestamp"] < cloud.envelopes[300]["timestamp"]
+
+
+async def test_a_restart_loses_nothing_and_keeps_the_order(tmp_path: Path, endpoint: Callable[..., Endpoint]) -> None:
+    """What was stored while the broker was out of reach goes out at the next start, with its time, before what is new;
+    afterwards the store is empty.
+    """
+    async with stored(tmp_path) as store:
+        agent = Agent(endpoint("v"), store)
+        for number in range(200):
+            agent.number(number)
+    async with Cloud(endpoint("v"), TOPICS) as cloud, stored(tmp_path) as store:
+        async with running(endpoint("v"), store) as agent:
+            agent.number(200)
+            await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 200)
+        assert numbers(cloud) == list(range(201))
+        times = [envelope["timestamp"] for envelope in cloud.envelopes]
+        assert times == sorted(times)
+        assert await store.of("v").load(0, 1, 1) == ([], 0)
+
+
+async def test_only_a_window_is_in_memory() -> None:
+    """A long outage costs the disk, not the memory."""
+    async with stored() as store:
+        agent = Agent(Endpoint("127.0.0.1", free_port(), "v", tls=False), store)
+        async with served(agent):
+            for number in range(1000):
+                agent.number(number)
+            await asyncio.sleep(0)  # the link looks into the store
+            found, highest = await store.of("v").load(0, 2000, 10**9)
+            assert len(found) == highest == 1000
+            assert len(agent.link._window) == link_module.WINDOW_ROWS
+
+
+async def test_what_is_stored_together_is_stored_before_it_is_sent(endpoint: Callable[..., Endpoint]) -> None:
+    """The answer's future is done, and the other write made, before the broker hears of it."""
+    order: list[str] = []
+    async with running(endpoint("v")) as agent, Cloud(endpoint("v"), TOPICS) as cloud:
         await agent.up()
-        agent.number(100)
-        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 100)
-        assert numbers(cloud) == list(range(101))
-        assert cloud.envelopes[0]["timestamp"] < cloud.envelopes[100]["timestamp"]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        future = agent.link.send(
+            "success", {"number": 1}, command={"id": "c"}, also=lambda connection: order.append("also")
+        )
+        assert future is not None
+        future.add_done_callback(lambda _: order.append(f"stored {len(cloud.envelopes)}"))
+        await cloud.wait_for(lambda envelope: envelope["data"] == {"number": 1})
+    assert order == ["also", "stored 0"]
+
+
+async def test_the_last_words_go_out(endpoint: Callable[..., Endpoint]) -> None:
+    """What is said right before the end arrives before the goodbye does."""
+    async with stored() as store, Cloud(endpoint("v"), TOPICS) as cloud:
+        async with running(endpoint("v"), store) as agent:
+            await agent.up()
+            await cloud.wait_available("connected")
+            agent.number(1)
+        await cloud.wait_available("disconnected")
+        assert numbers(cloud) == [1]
+        assert await store.of("v").load(0, 1, 1) == ([], 0)
 
 
 async def test_cut_wires_lose_nothing_and_keep_the_order(broker: Mosquitto, endpoint: Callable[..., Endpoint]) -> None:
@@ -236,24 +309,36 @@ async def test_the_retained_status_greets_a_late_cloud(endpoint: Callable[..., E
             assert (await late.wait_for(lambda envelope: True))["data"] == {"n": 1}
 
 
-async def test_a_full_outbox_keeps_the_answers(
-    endpoint: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_full_outbox_keeps_the_answers_and_the_ends(
+    endpoint: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest envelope that answers nobody goes first, with one warning."""
-    monkeypatch.setattr(link_module, "OUTBOX_SIZE", 5)
-    agent = Agent(endpoint("v"))
-    agent.link.send("success", {"number": -1}, command={"id": "c"})
-    for number in range(10):
-        agent.number(number)
-    assert [record.getMessage() for record in caplog.records] == [
-        "printago v: 5 envelopes wait for the broker; the oldest are dropped"
-    ]
-    async with Cloud(endpoint("v"), TOPICS) as cloud:
-        task = asyncio.create_task(agent.link.run())
-        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 9)
-        assert [envelope["data"]["number"] for envelope in cloud.envelopes] == [-1, 6, 7, 8, 9]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    """The oldest news go first; answers and ends of prints stay."""
+    monkeypatch.setattr(store_module, "HOUSEKEEPING", 1)
+    monkeypatch.setattr(link_module, "WINDOW_ROWS", 1)
+    async with Store(None, Limits(outbox_rows=5), trusted_time=lambda: None) as store:
+        agent = Agent(endpoint("v"), store)
+        agent.link.send("event", {"event": "PrintDone", "number": -2})
+        agent.link.send("success", {"number": -1}, command={"id": "c"})
+        for number in range(10):
+            agent.number(number)
+        async with Cloud(endpoint("v"), TOPICS) as cloud, served(agent):
+            await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 9)
+            assert [envelope["data"]["number"] for envelope in cloud.envelopes] == [-2, -1, 7, 8, 9]
+
+
+async def test_a_pairing_is_not_kept_but_an_unstored_answer_is(broker: Mosquitto) -> None:
+    """A session that breaks takes the old pairing with it; somebody waits for the answer."""
+    endpoint = Endpoint("127.0.0.1", broker.port, "v", tls=False)
+    async with Cloud(endpoint, TOPICS) as cloud, running(endpoint) as agent:
+        await agent.up()
+        agent.link._session, session = None, agent.link._session  # as right after a loss, but for the news of it
+        agent.link.send("pairing", {"number": 1})
+        agent.link.send("status", {"number": 2}, command={"id": "c"})
+        agent.link._end_session()
+        agent.link._session = session
+        agent.number(3)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 3)
+        assert [envelope["data"]["number"] for envelope in cloud.envelopes] == [2, 3]
 
 
 async def test_a_broker_that_accepts_and_drops_is_not_hammered(caplog: pytest.LogCaptureFixture) -> None:
@@ -283,15 +368,16 @@ async def test_a_session_that_lasts_resets_the_back_off(
     """Proved is what has stayed up for a while: the next loss starts a new spell with a short wait."""
     monkeypatch.setattr(link_module, "PROVED", 0.1)
     backoff = Backoff(failures=4)
-    agent = Agent(endpoint("v"))
-    task = asyncio.create_task(agent.link._attempt(backoff))
-    await agent.up()
-    assert backoff.failures == 4
-    async with asyncio.timeout(5):
-        while backoff.failures:  # noqa: ASYNC110 - the reset tells nobody
-            await asyncio.sleep(0.02)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with stored() as store:
+        agent = Agent(endpoint("v"), store)
+        task = asyncio.create_task(agent.link._attempt(backoff))
+        await agent.up()
+        assert backoff.failures == 4
+        async with asyncio.timeout(5):
+            while backoff.failures:  # noqa: ASYNC110 - the reset tells nobody
+                await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_the_fall_back_to_3_1_1_is_remembered() -> None:

@@ -135,7 +135,12 @@ def test_a_strip_shows_its_color() -> None:
 
 @pytest.mark.parametrize(
     ("text", "color"),
-    [("#ff0000", (1, 0, 0, 0)), ("#00FF0033", (0, 1, 0, 0.2)), ("#000000ff", (0, 0, 0, 1)), ("#333333", (0.2,) * 3 + (0,))],
+    [
+        ("#ff0000", (1, 0, 0, 0)),
+        ("#00FF0033", (0, 1, 0, 0.2)),
+        ("#000000ff", (0, 0, 0, 1)),
+        ("#333333", (0.2,) * 3 + (0,)),
+    ],
 )
 def test_colors(text: str, color: tuple[float, ...]) -> None:
     """Hexadecimal pairs are parts of one."""

@@ -1,0 +1,181 @@
+"""Ninety days of a farm's printer, with everything that can go away going away, in simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from printago_moonraker import agent, config, session
+from printago_moonraker.printago import link, store
+from tests.fakes import clock
+from tests.simulated.world import STEPS, Process, World, connectors, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tests.fakes.clock import ClockLoop
+
+DAYS = 90
+DAY = 86400.0
+HOUR = 3600.0
+CONFIG = "[printago]\ndata_path: {folder}/data\n[mqtt]\nhost: 127.0.0.1\ntls: off\n[printer v1]\n"
+
+
+class Life:
+    """The world's course: prints one after the other, and what goes away every so often."""
+
+    def __init__(self, world: World, settings: config.Config) -> None:
+        self._world = world
+        self._rng = world.rng
+        self._settings = settings
+        self._agent: asyncio.Task[int] | None = None
+        self.samples: list[tuple[int, int, int]] = []  # objects, tasks, rows; at each day's end
+        self.deaths = 0
+
+    async def run(self, days: int) -> None:
+        self._start()
+        async with asyncio.TaskGroup() as tasks:
+            lives = [
+                self._print(),
+                self._every(2 * HOUR, "mqtt", self._drop_mqtt),
+                self._every(3 * HOUR, "moonraker link", self._drop_moonraker),
+                self._every(9 * HOUR, "moonraker", self._restart_moonraker),
+                self._every(12 * HOUR, "klippy", self._restart_klippy),
+                self._every(6 * HOUR, "agent", self._kill_agent),
+            ]
+            running = [tasks.create_task(life) for life in lives]
+            for _ in range(days):
+                await asyncio.sleep(DAY)
+                gc.collect()
+                outbox = rows(self._world)
+                self.samples.append((len(gc.get_objects()), len(asyncio.all_tasks()), sum(outbox.values())))
+            for task in running:
+                task.cancel()
+        world = self._world
+        world.moonraker_up = world.klippy_up = world.broker_up = True
+        if self._agent is None or self._agent.done():
+            self._start()
+        world.end("completed")
+        await asyncio.sleep(HOUR)
+        await self._stop()
+
+    def _start(self) -> None:
+        self._world.process = Process()
+        self._agent = asyncio.create_task(agent.run(self._settings))
+
+    async def _stop(self) -> None:
+        assert self._agent is not None
+        self.deaths += self._agent.done()
+        self._agent.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._agent
+
+    async def _print(self) -> None:
+        """A print of half an hour to ten hours, started by the cloud or at the printer; then a pause."""
+        world, rng = self._world, self._rng
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / 600.0) + 120.0)
+            file = f"Printago/p{world.jobs:05}.gcode"
+            if rng.random() < 0.5:
+                world.command("start_print", file_name=file, job_id=file)
+                await asyncio.sleep(60.0)
+            elif world.klippy_up:
+                world.begin(file, ours=False)
+            job, step = world.job, rng.uniform(HOUR / 2, 8 * HOUR) / STEPS
+            for number in range(STEPS):
+                await asyncio.sleep(step)
+                if world.job is not job or job is None:
+                    break
+                world.push(print_stats={"total_duration": step * number}, virtual_sdcard={"progress": number / STEPS})
+                if rng.random() < 0.02:
+                    world.command("pause_print")
+                    await asyncio.sleep(100.0)
+                    world.command("resume_print")
+                elif rng.random() < 0.01:
+                    world.command("stop_print")
+                    await asyncio.sleep(100.0)
+            if world.job is job and job is not None:
+                world.end(rng.choice(("completed", "completed", "completed", "error", "cancelled")))
+
+    async def _every(self, mean: float, name: str, happen: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(self._rng.expovariate(1 / mean))
+            self._world.drops[name] += 1
+            await happen()
+
+    async def _drop_mqtt(self) -> None:
+        self._world.broker_up = self._rng.random() < 0.5
+        self._world.drop_mqtt()
+        await asyncio.sleep(self._rng.expovariate(1 / 300.0))
+        self._world.broker_up = True
+
+    async def _drop_moonraker(self) -> None:
+        self._world.drop_moonraker()
+
+    async def _restart_moonraker(self) -> None:
+        self._world.moonraker_dies()
+        await asyncio.sleep(self._rng.expovariate(1 / 30.0))
+        self._world.moonraker_up = True
+
+    async def _restart_klippy(self) -> None:
+        self._world.klippy_dies()
+        await asyncio.sleep(self._rng.expovariate(1 / 60.0))
+        self._world.klippy_comes()
+
+    async def _kill_agent(self) -> None:
+        if self._rng.random() < 0.7:
+            self._world.process.alive = False
+            self._world.drop_mqtt()
+            self._world.drop_moonraker()
+        await self._stop()
+        await asyncio.sleep(self._rng.expovariate(1 / 120.0))
+        self._start()
+
+
+@pytest.mark.timeout(240)
+def test_ninety_days_leave_nothing_behind_and_each_print_has_one_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After thousands of drops and restarts every print that was seen has one start and one end, and nothing grows."""
+    seed = random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    (tmp_path / "printago.cfg").write_text(CONFIG.format(folder=tmp_path))
+    settings = config.load(tmp_path / "printago.cfg")
+
+    async def main(loop: ClockLoop) -> tuple[World, Life]:
+        world = World(rng)
+        edges = connectors(world)
+        monkeypatch.setattr(session, "connect", edges.moonraker)
+        monkeypatch.setattr(link, "connect", edges.mqtt)
+        monkeypatch.setattr(store, "Database", edges.database)
+        monkeypatch.setattr(time, "monotonic", loop.time)
+        life = Life(world, settings)
+        await life.run(DAYS)
+        return world, life
+
+    world, life = clock.run(main)
+    told = f"seed {seed}: {world.jobs} prints, {world.commands} commands, {dict(world.drops)}"
+    twice = [key for key, count in world.told.items() if count > 1]
+    unstarted = [file for file, end in world.told if end and not world.told[file, False]]
+    assert world.jobs > 3 * DAYS, told
+    assert not twice, f"{told}; told more than once: {twice[:20]}"
+    assert not world.open, f"{told}; no end was told of {len(world.open)}: {list(world.open.values())[:20]}"
+    assert not unstarted, f"{told}; ended without a start: {unstarted[:20]}"
+    assert life.deaths == 0, told
+    _assert_flat([objects for objects, _, _ in life.samples], 1.05, "objects")
+    _assert_flat([tasks for _, tasks, _ in life.samples], 1.5, "tasks")
+    _assert_flat([count for _, _, count in life.samples], 1.5, "rows")
+
+
+def _assert_flat(values: list[int], allowed: float, what: str) -> None:
+    """The last third holds about as many as the first."""
+    third = len(values) // 3
+    early, late = sum(values[:third]) / third, sum(values[-third:]) / third
+    assert late <= early * allowed + 10, f"{what} grew from {early:.0f} to {late:.0f}"

@@ -1,0 +1,247 @@
+"""One printer between a scripted Moonraker and a real broker: both links, their losses, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from printago_moonraker import backoff, schemas
+from printago_moonraker.clock import Clock
+from printago_moonraker.cloud import Cloud
+from printago_moonraker.config import MqttSection, StatusSection
+from printago_moonraker.printago.endpoint import endpoint_for
+from printago_moonraker.printago.envelope import topics_for
+from printago_moonraker.printago.store import Store
+from printago_moonraker.session import Session
+from tests.fakes.broker import Proxy, proxy
+from tests.fakes.klipper import METADATA, PATH, Bench, Recorder, make_config, printing, snapshot
+from tests.fakes.moonraker import SILENT, FakeMoonraker, Refusal
+from tests.fakes.mosquitto import mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("printago_moonraker.supervise.Backoff", partial(backoff.Backoff, base=0.02, floor=0.01))
+    monkeypatch.setattr("printago_moonraker.printer.klippy.POLL", 0.02)
+
+
+class Farm:
+    """A session at work, its Moonraker, its broker, and the cloud."""
+
+    def __init__(self, moonraker: FakeMoonraker, wire: Proxy, cloud: Cloud, session: Session) -> None:
+        self.moonraker, self.wire, self.cloud, self.session = moonraker, wire, cloud, session
+        self.script = Bench(moonraker, Recorder().printer, [])  # for its answers only
+        self.script.script()
+        moonraker.answers |= {
+            "server.connection.identify": {"connection_id": 1},
+            "server.webcams.list": {"webcams": [{"name": "front"}]},
+            "machine.proc_stats": {"cpu_temp": 45.5, "system_cpu_usage": {"cpu": 7.5}},
+            "connection.register_remote_method": "ok",
+        }
+        self.task = asyncio.create_task(session.run())
+
+    async def push(self, **delta: dict[str, Any]) -> None:
+        await self.moonraker.notify("notify_status_update", delta, 1.0)
+
+    async def told(self, name: str, **payload: Any) -> dict[str, Any]:
+        """The first event of that name with that payload."""
+        found = await self.cloud.wait_for(
+            lambda each: (
+                each["type"] == "event" and each["data"]["event"] == name and payload.items() <= each["data"].items()
+            )
+        )
+        data: dict[str, Any] = found["data"]
+        return data
+
+    async def status(self, state: str) -> dict[str, Any]:
+        found = await self.cloud.wait_for(
+            lambda each: each["type"] == "status" and each["data"]["printer_state_id"] == state
+        )
+        data: dict[str, Any] = found["data"]
+        return data
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        assert self.task.cancelled(), self.task
+
+
+@asynccontextmanager
+async def farm(folder: Path, *, moonraker_up: bool = True) -> AsyncIterator[Farm]:
+    clock = Clock()
+    store = Store(folder / "data", trusted_time=clock.trusted_time)
+    async with mosquitto(folder) as broker, proxy(broker.port) as wire, FakeMoonraker() as moonraker, store:
+        printer, config = make_config(moonraker.url, folder)
+        mqtt = MqttSection(host="127.0.0.1", port=wire.port, tls=False)
+        config = replace(config, mqtt=mqtt, status=StatusSection(printing_interval=0.1))
+        moonraker.refuse = 0 if moonraker_up else 502
+        endpoint = replace(endpoint_for(mqtt, printer.printer_id), port=broker.port)
+        async with Cloud(endpoint, topics_for(config, printer)) as cloud:
+            it = Farm(moonraker, wire, cloud, Session(config, printer, store, clock))
+            try:
+                yield it
+            finally:
+                await it.stop()
+        assert [
+            task for task in asyncio.all_tasks() if "link" in task.get_name() or "reporter" in task.get_name()
+        ] == []
+
+
+async def test_it_comes_up(tmp_path: Path) -> None:
+    """Startup, who is there, how it stands; every envelope valid; and available."""
+    async with farm(tmp_path) as it:
+        await it.cloud.wait_available("connected")
+        await it.told("Startup")
+        await it.told("Connected")
+        status = await it.status("OPERATIONAL")
+        assert status["klipper"]["host"]["cpu_temperature"] == 45.5
+        pairing = await it.cloud.wait_for(
+            lambda each: each["type"] == "pairing" and each["data"]["printer"]["kinematics"] == "corexy"
+        )
+        assert pairing["printer_id"] == "voron"
+        for envelope in it.cloud.envelopes:
+            errors = schemas.compiled(f"envelopes/{envelope['type']}").iter_errors(envelope)
+            assert [error.message for error in errors] == []
+            assert "command" not in envelope
+
+
+async def test_it_ends(tmp_path: Path) -> None:
+    """A command under way is answered, the end is told, and the availability says so."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        command = {"type": "movement_control", "action": "home", "parameters": {}, "id": "c-1"}
+        await it.cloud.send_raw(json.dumps(command).encode())
+        await it.script.called("printer.gcode.script")
+        it.task.cancel()
+        answer = await it.cloud.wait_for(lambda each: each.get("command", {}).get("id") == "c-1")
+        assert (answer["type"], answer["data"]["code"]) == ("error", "cancelled")
+        await it.told("Shutdown")
+        await it.cloud.wait_available("disconnected")
+
+
+async def test_a_print_is_followed(tmp_path: Path) -> None:
+    """Started by Printago, with its name for it; status at once, the file's data, and the events in order."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        asking = asyncio.create_task(
+            it.cloud.command("printer_control", "start_print", {"file_name": "cube.gcode", "job_id": "job-7"})
+        )
+        await it.status("STARTING")
+        await it.script.called("printer.print.start")
+        await it.push(**printing())
+        assert (await asking)["type"] == "success"
+        status = await it.cloud.wait_for(
+            lambda each: each["type"] == "status" and each["data"]["klipper"]["slicer"] == METADATA["slicer"]
+        )
+        assert status["data"]["klipper"]["job"] == {"job_id": "job-7", "source": "printago"}
+        await it.push(**printing("complete"))
+        await it.told("PrintDone", job_id="job-7")
+        names = [event["event"] for event in it.cloud.events() if event["event"].startswith("Print")]
+        assert [name for name in names if name != "PrinterStateChanged"] == ["PrintStarted", "PrintDone"]
+
+
+async def test_moonraker_is_awaited(tmp_path: Path) -> None:
+    """Printago hears of the printer before Moonraker is there, and again when it is."""
+    async with farm(tmp_path, moonraker_up=False) as it:
+        await it.status("OFFLINE")
+        assert (await it.cloud.command("movement_control", "home"))["data"]["code"] == "printer_offline"
+        it.moonraker.refuse = 0
+        await it.status("OPERATIONAL")
+
+
+async def test_moonraker_lost_and_back(tmp_path: Path) -> None:
+    """The print goes on meanwhile: it is offline for a moment, and told neither ended nor begun anew."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        await it.push(**printing())
+        await it.told("PrintStarted", source="local")
+        it.script.status = snapshot(print_stats={"state": "printing", "filename": PATH, "total_duration": 9.0})
+        it.moonraker.drop()
+        await it.told("PrinterStateChanged", state_id="OFFLINE")
+        await it.cloud.wait_for(lambda each: it.session.printer.phase == "PRINTING" and each["type"] == "status")
+        await it.push(**printing("complete"))
+        await it.told("PrintDone")
+        assert [event["event"] for event in it.cloud.events()].count("PrintStarted") == 1
+
+
+async def test_printago_lost_and_back(tmp_path: Path) -> None:
+    """Moonraker is watched while Printago is away, and what happened comes later, in order; no old status comes."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        link = it.session._link
+        here, link._endpoint = link._endpoint, replace(link._endpoint, port=1)  # nobody is there
+        it.wire.cut()
+        await it.cloud.wait_available("disconnected", 15.0)
+        count = len(it.cloud.envelopes)
+        for state in ("printing", "paused", "cancelled"):
+            await it.push(**printing(state))
+            async with asyncio.timeout(5):
+                while it.session.printer.state.job != state:
+                    await asyncio.sleep(0.005)
+        link._endpoint = here
+        await it.told("PrintCancelled")
+        await it.cloud.wait_for(lambda each: each["type"] == "status", start=count)
+        later = it.cloud.envelopes[count:]
+        names = [each["data"]["event"] for each in later if each["type"] == "event" and "path" in each["data"]]
+        assert names == ["PrintStarted", "PrintPaused", "PrintCancelled"]
+        states = [each["data"]["printer_state_id"] for each in later if each["type"] == "status"]
+        assert set(states) == {"OPERATIONAL"}
+
+
+async def test_gcode_errors_are_told(tmp_path: Path) -> None:
+    """A bad line in every layer is one event a second, not a flood; a person's message is none."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        for _ in range(20):
+            await it.moonraker.notify("notify_gcode_response", "!! Move out of range: 500.000")
+        await it.moonraker.notify("notify_gcode_response", "// nothing")
+        await it.moonraker.notify("notify_gcode_response", "!! Extrude below minimum temp")
+        await it.told("Error", error="Extrude below minimum temp")
+        errors = [event["error"] for event in it.cloud.events() if event["event"] == "Error"]
+        assert errors == ["Move out of range: 500.000", "Extrude below minimum temp"]
+
+
+async def test_files_are_told(tmp_path: Path) -> None:
+    """A file that a person uploads is news, its thumbnail is not."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        for path in (".thumbs/x-32x32.png", "x.gcode"):
+            item = {"root": "gcodes", "path": path, "size": 5}
+            await it.moonraker.notify("notify_filelist_changed", {"action": "create_file", "item": item})
+        await it.told("FileAdded", path="x.gcode", size=5)
+        assert [event["event"] for event in it.cloud.events()].count("FileAdded") == 1
+
+
+@pytest.mark.parametrize("answer", [SILENT, Refusal(-32602, "Unauthorized")])
+async def test_a_moonraker_that_does_not_let_us_in(tmp_path: Path, answer: Any) -> None:
+    """The printer stays offline, and the session goes on."""
+    async with farm(tmp_path) as it:
+        it.moonraker.answers["server.connection.identify"] = answer
+        await it.moonraker.until(
+            lambda: any(each["method"] == "server.connection.identify" for each in it.moonraker.requests)
+        )
+        status = await it.cloud.command("printer_control", "get_status")
+        assert status["data"]["printer_state_id"] == "OFFLINE"
+
+
+async def test_news_that_cannot_be_read_costs_nothing(tmp_path: Path) -> None:
+    """A malformed notification is a line in the log; the next one is taken."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        for params in ([], [None], [{"print_stats": None}], ["x"], [{"print_stats": {"state": 5}}]):
+            await it.moonraker.send({"jsonrpc": "2.0", "method": "notify_status_update", "params": params})
+            await it.moonraker.send({"jsonrpc": "2.0", "method": "notify_filelist_changed", "params": params})
+            await it.moonraker.send({"jsonrpc": "2.0", "method": "notify_gcode_response", "params": params})
+        await it.push(**printing())
+        await it.told("PrintStarted")
+        assert len(it.moonraker.handshakes) == 1
