@@ -10,13 +10,14 @@ BENCHMARKS ?= round_trip memory download cpu
 WITH_SBIN := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean mosquitto
+.PHONY: help demo test lint bench asyncapi clean mosquitto
 
 help:
 	@echo "make demo    print a file on a virtual printer, from Printago's side to the end (ARGS='--printers 3')"
 	@echo "make test    all checks and tests (ARGS='-k pause')"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks; see benchmarks/README.md"
+	@echo "make asyncapi  have the published contract read by the AsyncAPI project's parser"
 	@echo "make clean   take away all that these have made here"
 
 demo: $(READY)
@@ -33,8 +34,13 @@ lint: $(READY)
 bench: $(READY) mosquitto
 	@set -e; for each in $(BENCHMARKS); do $(VENV)/bin/python -m "benchmarks.$$each" $(ARGS); done
 
+# The AsyncAPI project's own parser is a program of Node.js, and heavy: not a part of `make test`.
+asyncapi:
+	npm install --silent --no-save --prefix .cache/asyncapi @asyncapi/parser
+	node docs/check_asyncapi.mjs "$(CURDIR)/.cache/asyncapi" "$(CURDIR)/schemas/asyncapi.yaml"
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip knows dependency groups since 25.1; Debian 12's is 23.0.

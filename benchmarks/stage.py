@@ -143,7 +143,11 @@ class Stage:
             clouds = [await watching.enter_async_context(self.cloud_for(f"p{n}")) for n in range(1, self._printers)]
             self.agent = await enter(_agent(self.config.path, self.folder / "agent.log"))
             known = (each.wait_for(_knows_the_printer, READY_TIMEOUT) for each in [self.cloud, *clouds])
-            await asyncio.gather(*known)
+            try:
+                await asyncio.gather(*known)
+            except TimeoutError:
+                log = (self.folder / "agent.log").read_text(errors="replace").splitlines()[-3:]
+                raise RuntimeError(f"the agent does not know its printers after {READY_TIMEOUT:.0f} s: {log}") from None
 
     def _write_config(self, broker: Mosquitto, urls: Sequence[str]) -> Path:
         tls = f"ca_file: {self.folder}/cert.pem" if self._tls else "tls: off"

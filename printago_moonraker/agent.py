@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from printago_moonraker import __version__
+from printago_moonraker import __version__, systemd
 from printago_moonraker.clock import Clock
 from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
@@ -35,6 +35,7 @@ async def run(settings: Config) -> int:
         try:
             await asyncio.wait({sessions, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            systemd.notify("STOPPING=1")
             stopping.cancel()
             sessions.cancel()
             await asyncio.wait({sessions, stopping}, timeout=STOP_TIMEOUT)
@@ -51,6 +52,8 @@ async def _sessions(settings: Config) -> None:
         if newest is not None:
             clock.has_passed(newest)
         async with asyncio.TaskGroup() as group:
+            group.create_task(systemd.watchdog())
+            systemd.notify("READY=1", f"STATUS=serves {', '.join(printer.name for printer in settings.printers)}")
             for printer in settings.printers:
                 group.create_task(supervise(printer.name, partial(_session, settings, printer, store, clock)))
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from printago_moonraker import __version__
 from printago_moonraker.commands.registry import names
+from printago_moonraker.printago.pairing import outcome
 from printago_moonraker.printer import outputs
 
 if TYPE_CHECKING:
     from printago_moonraker.printer.printer import Printer
-
-PROTOCOL = 1
 
 
 def pairing(printer: Printer) -> dict[str, Any]:
@@ -19,8 +17,7 @@ def pairing(printer: Printer) -> dict[str, Any]:
     facts = printer.facts
     heaters = [*facts.tools, *filter(None, (facts.bed, facts.chamber)), *facts.heaters]
     return {
-        "outcome": "paired",
-        "agent": {"name": "printago-moonraker", "version": __version__, "protocol": PROTOCOL},
+        **outcome("paired"),
         "printer": {
             "name": printer.config.name,
             **printer.versions,

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import __version__, config, log, schemas
+from printago_moonraker.credentials import Credentials
 from printago_moonraker.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
 EX_CONFIG = 78
+_say = partial(print, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +49,24 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", _run, "the agent, in the foreground")
     _takes_config(run)
+
+    pair = _command(commands, "pair", _pair, "links this host to a Printago account")
+    _takes_config(pair)
+    pair.add_argument(
+        "--store-id", metavar="ID", help="do not ask for the store ID; the API key is then read from standard input"
+    )
+    pair.add_argument("--code", action="store_true", help="show a code to enter in the browser, instead of asking")
+
+    unpair = _command(commands, "unpair", _unpair, "forgets the credentials, and says so to Printago")
+    _takes_config(unpair)
+
+    doctor = _command(commands, "doctor", _doctor, "checks everything, and says what it saw and what to do")
+    _takes_config(doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+
+    support = _command(commands, "support", _support, "writes one archive for a bug report, without secrets")
+    _takes_config(support)
+    support.add_argument("--output", type=Path, metavar="FILE", help="where to (default: a new file here)")
 
     send = _command(commands, "send", _send, "plays the cloud: sends one command over MQTT and prints the answer")
     _takes_config(send)
@@ -104,6 +126,51 @@ def _run(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
     log.setup(settings.printago.log_level, settings.printago.log_path)
     return _wait_for(agent.run(settings))
+
+
+def _pair(options: argparse.Namespace) -> int:
+    from printago_moonraker import pair
+
+    settings = config.load(options.config)
+    if options.code or (options.store_id is None and settings.printago.token_url and not sys.stdin.isatty()):
+        return _wait_for(pair.pair_by_code(settings, _say))
+    try:
+        found = _ask_for_credentials(options.store_id)
+    except ValueError as error:
+        return _complain(f"pair: {error}", 2)
+    return _wait_for(pair.pair(settings, found, _say))
+
+
+def _ask_for_credentials(store_id: str | None) -> Credentials:
+    """From a person at a terminal, the key hidden, or from standard input. Raises ValueError."""
+    asking = sys.stdin.isatty()
+    if store_id is None:
+        if not asking:
+            raise ValueError("give --store-id, and the API key on standard input; or run it on a terminal")
+        store_id = input("Store ID: ")
+    try:
+        api_key = getpass.getpass("API key (stays hidden): ") if asking else sys.stdin.readline()
+    except EOFError:
+        api_key = ""
+    return Credentials(store_id.strip(), api_key.strip())
+
+
+def _unpair(options: argparse.Namespace) -> int:
+    from printago_moonraker import pair
+
+    return _wait_for(pair.unpair(config.load(options.config), _say))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from printago_moonraker import doctor
+
+    return doctor.run(options.config, json_wanted=options.json)
+
+
+def _support(options: argparse.Namespace) -> int:
+    from printago_moonraker import support
+
+    return support.run(options.config, options.output)
 
 
 def _send(options: argparse.Namespace) -> int:

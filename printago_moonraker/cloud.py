@@ -17,11 +17,11 @@ from printago_moonraker.printago.envelope import topics_for
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, connect
 
 if TYPE_CHECKING:
-    from printago_moonraker.printago.envelope import Topics
     from collections.abc import Callable, Sequence
     from typing import Self
 
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.printago.envelope import Topics
 
 Envelope = dict[str, Any]
 ANSWERS = frozenset({"success", "error", "response", "status"})
@@ -159,7 +159,7 @@ async def send_command(
         write(f"printago-moonraker send: {error}")
         return 2
     try:
-        async with Cloud(endpoint_for(config.mqtt, printer.printer_id), topics_for(config, printer)) as cloud:
+        async with Cloud(endpoint_for(config.login(), printer.printer_id), topics_for(config, printer)) as cloud:
             answer = await cloud.command(kind, action, parameters, timeout=timeout)
     except TimeoutError:
         write(f"printago-moonraker send: no answer from {printer.name} within {timeout:g} s; is the agent running?")

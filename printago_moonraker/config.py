@@ -9,26 +9,27 @@ its line in the documentation.
 from __future__ import annotations
 
 import configparser
-import difflib
 import logging
 import re
 import socket
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from printago_moonraker import log
+from printago_moonraker import credentials, log
 from printago_moonraker import options as parse
-from printago_moonraker.errors import ConfigError
+from printago_moonraker.errors import ConfigError, NotPaired
 from printago_moonraker.log import printable
 from printago_moonraker.options import option, secret, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PATH = "~/printer_data/config/printago.cfg"
+PRINTAGO_BROKER = "realtime.printago.io"
+KEY_ID_CHARS = 24  # of the API key are the key's ID, which Printago's broker wants to see in the client ID
 
 T = TypeVar("T")
 
@@ -42,14 +43,22 @@ class PrintagoSection:
     data_path: Path = option("~/printer_data/printago", parse.path, "Folder of the credentials and the database.")
     log_path: Path | None = option(None, parse.path, "A log file beside standard error; 1 MB, three files.")
     log_level: str = option("info", parse.choice("debug", "info", "warning", "error"), "What is logged.")
+    device_authorization_url: str | None = option(
+        None, parse.secure_url, "Where a pairing by code begins (RFC 8628), if the server offers it."
+    )
+    token_url: str | None = option(None, parse.secure_url, "Where it ends: the server's token endpoint.")
+    client_id: str = option("printago-moonraker", parse.word, "This program's name at the two.")
+    scope: str | None = option(None, parse.word, "What is asked for there; default: what the server gives.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "client_type", self.client_type or self.dialect)
+        if (self.device_authorization_url is None) != (self.token_url is None):
+            raise ValueError("device_authorization_url and token_url need each other; give both or neither")
 
 
 @dataclass(frozen=True)
 class MqttSection:
-    host: str = option("realtime.printago.io", parse.host, "The broker.")
+    host: str = option(PRINTAGO_BROKER, parse.host, "The broker.")
     port: int = option("8883", parse.integer(1, 65535), "The broker's port.")
     tls: bool = option("on", parse.boolean, "Whether the connection is encrypted; the certificate is always verified.")
     ca_file: Path | None = option(None, parse.existing_file, "Certificates to trust instead of the system's.")
@@ -84,6 +93,9 @@ class MqttSection:
         topics = [topic for topic in self.topics().values() if topic]
         if len(set(topics)) < len(topics):
             raise ValueError("two of the topics are the same; give each purpose its own")
+        if self.password:
+            log.redact(self.password)
+            log.redact(self.password[:KEY_ID_CHARS])  # the client ID shows that much of it
 
     def topics(self) -> dict[str, str | None]:
         names = ("command_topic", "message_topic", "availability_topic", "camera_topic")
@@ -92,12 +104,12 @@ class MqttSection:
     def client_id_for(self, printer_id: str) -> str:
         """The client ID of one printer's connection.
 
-        Printago lets an API client in only under an ID that holds the first 24 characters of its key.
+        Printago lets an API client in only under an ID that holds its key's ID.
         """
         if self.client_id:
             return self.client_id.replace("{printer_id}", printer_id)
         if self.username and self.password:
-            return f"apiclient_{self.password[:24]}_{printer_id}"
+            return f"apiclient_{self.password[:KEY_ID_CHARS]}_{printer_id}"
         return f"printago-moonraker-{printer_id}"
 
 
@@ -180,6 +192,21 @@ class Config:
     commands: CommandsSection = field(default_factory=CommandsSection)
     transfers: TransfersSection = field(default_factory=TransfersSection)
     camera: CameraSection = field(default_factory=CameraSection)
+
+    def login(self) -> MqttSection:
+        """[mqtt] with whom we are to the broker: what the file says, else the credentials of the pairing as they are
+        now. Raises NotPaired when Printago's broker would have to be asked as nobody, ConfigError for credentials that
+        cannot be used.
+        """
+        mqtt = self.mqtt
+        if mqtt.username is not None:
+            return mqtt
+        found = credentials.read(self.printago.data_path)
+        if found is not None:
+            return replace(mqtt, username=found.store_id, password=found.api_key)
+        if mqtt.host == PRINTAGO_BROKER and mqtt.cert_file is None:
+            raise NotPaired("this host is not paired with Printago; run printago-moonraker pair")
+        return mqtt
 
     def __post_init__(self) -> None:
         """What the sections say must also fit together: no two printers may share an identity."""
@@ -326,7 +353,7 @@ def _parse(each: Field[Any], text: str) -> Any:
 def _unknown_section(section: str, kind: str, name: str) -> str:
     if kind == "printer":
         return "[printer]: a printer needs a name; write [printer voron-24], say"
-    near = difflib.get_close_matches(kind.lower(), SECTIONS, 1, 0.6)
+    near = _nearest(kind.lower(), SECTIONS)
     known = ", ".join(f"[{each}]" if each != "printer" else "[printer NAME]" for each in SECTIONS)
     likely = f"[printer {name or 'NAME'}]" if near == ["printer"] else f"[{near[0]}]" if near else f"one of {known}"
     return f"[{printable(section, 60)}]: there is no such section; {likely} is meant, perhaps"
@@ -337,11 +364,17 @@ def _unknown_option(name: str, section: str) -> str:
         kind: [each.name for each in fields(other) if "parse" in each.metadata] for kind, other in SECTIONS.items()
     }
     own = known[section.split()[0]]
-    near = difflib.get_close_matches(name, own, 1, 0.6)
+    near = _nearest(name, own)
     elsewhere = [kind for kind, names in known.items() if name in names]
     where = f" in [{elsewhere[0]}]" if elsewhere and not near else ""
     likely = near[0] if near else name if where else f"one of {', '.join(own)}"
     return f"{printable(name, 60)}: there is no such option; {likely}{where} is meant, perhaps"
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # 0.4 MB, for mistakes only
+
+    return get_close_matches(name, list(known), 1, 0.6)
 
 
 def _first_double(values: Sequence[str]) -> str | None:

@@ -3,7 +3,9 @@
     AgentError
     ├── ConfigError                    the configuration is broken (exit code 78)
     ├── LinkError                      a link to a peer could not be made, or was lost
+    │   ├── NotPaired                  there are no credentials to go to the broker with
     │   ├── ConnectionRefused          the peer answered, and said no (login, registration)
+    │   │   └── LoginRefused           the broker does not take the credentials
     │   └── ConnectionLost             the link broke; whatever was under way has no known outcome
     └── CommandError                   a command's terminal `error` answer; one subclass a code
         └── InvalidJson, PayloadTooLarge, ... (the table in docs/protocol.md)
@@ -32,6 +34,14 @@ class LinkError(AgentError):
 
 class ConnectionRefused(LinkError):
     """The peer was reached and refused: wrong credentials, a name already taken, no right to a topic."""
+
+
+class NotPaired(LinkError):
+    """This host has no credentials: it was never paired, or has been unpaired."""
+
+
+class LoginRefused(ConnectionRefused):
+    """The broker does not take the credentials: they are wrong, or were revoked."""
 
 
 class ConnectionLost(LinkError):
@@ -186,6 +196,12 @@ class OutcomeUnknown(CommandError):
     """No answer in time. What then happens still comes as an event."""
 
     code = "timeout"
+
+
+class Interrupted(CommandError):
+    """The agent died while the command ran; the sentence says what the printer shows now."""
+
+    code = "interrupted"
 
 
 class Cancelled(CommandError):

@@ -33,7 +33,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
 _LIBRARIES = ("aiohttp", "asyncio", "paho", "websockets")
 _FILE_BYTES = 1_000_000
-_FILES = 3
+FILES = 3
 
 _secrets: tuple[str, ...] = ()
 _handlers: list[logging.Handler] = []
@@ -67,6 +67,13 @@ def redact(secret: str) -> None:
         _secrets = tuple(sorted(forms.union(_secrets), key=len, reverse=True))
 
 
+def hidden(text: str) -> str:
+    """`text` with `***` in the place of every secret that was named to `redact`."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
 class LineFormatter(logging.Formatter):
     """One record, one line: `time LEVEL module: message`; for journald, which has its own clock, `<6>module: message`.
 
@@ -78,9 +85,7 @@ class LineFormatter(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for secret in _secrets:
-            text = text.replace(secret, "***")
+        text = hidden(super().format(record))
         line = " | ".join(_clean(part).rstrip() for part in text.splitlines() if part.strip())
         name = record.name.removeprefix("printago_moonraker.")
         if self._journal:
@@ -139,7 +144,7 @@ def teardown() -> None:
 def _open(path: Path) -> logging.Handler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, maxBytes=_FILE_BYTES, backupCount=_FILES - 1, encoding="utf-8")
+        handler = _LogFile(path, maxBytes=_FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
     except OSError as error:
         why = f"cannot be written ({error.strerror})"
         raise ConfigError(f"[printago] log_path: {path} {why}; choose another, or leave it out.") from error

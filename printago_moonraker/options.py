@@ -129,6 +129,19 @@ def url(text: str) -> str:
     return text.rstrip("/")
 
 
+def secure_url(text: str) -> str:
+    """An https URL, because a key comes that way; http only within this host."""
+    # The value is not repeated, as above.
+    try:
+        parts = urlsplit(text)
+        known = _is_host(parts.hostname or "") and parts.port != 0 and "@" not in parts.netloc and not parts.fragment
+    except ValueError:
+        known = False
+    if not known or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))):
+        raise ValueError("is not an https URL without user and fragment; write it like https://auth.example.com/token")
+    return text
+
+
 def hosts(text: str) -> tuple[str, ...]:
     """Names, addresses and networks, separated by commas, spaces or new lines; lower case."""
     return tuple(_host_or_network(item.lower()) for item in re.split(r"[,\s]+", text) if item)
@@ -176,6 +189,13 @@ def _is_host(text: str) -> bool:
     except ValueError:
         return len(text) < 254 and bool(re.fullmatch(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?\.?", text, re.ASCII))
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def shown(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import __version__, announcement, status
 from printago_moonraker.commands.executor import Executor
+from printago_moonraker.commands.interrupted import answer_interrupted
 from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
 from printago_moonraker.events import EventSource, file_event
@@ -26,19 +27,23 @@ from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
 from printago_moonraker.printer.printer import Printer
+from printago_moonraker.printer.prints import Change
 from printago_moonraker.reporter import Reporter
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from printago_moonraker.backoff import Backoff
     from printago_moonraker.clock import Clock
     from printago_moonraker.config import Config, PrinterConfig
-    from printago_moonraker.printago.store import Store
+    from printago_moonraker.printago.store import Destinations, Record, Store, Write
     from printago_moonraker.printer.prints import Transition
 
 logger = logging.getLogger(__name__)
 
 ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
+PRINT_EVENTS = frozenset(change.value for change in Change)
 HISTORY = 50  # prints looked at for how long this file took before
 
 Handler = Callable[[Any], None]
@@ -54,6 +59,8 @@ class Session:
         self._store = store.of(config.printer_id)
         self.printer = Printer(config, settings, emit=self._emit)
         self.printer.on_change = self._on_change
+        self.printer.remember = self._remember
+        self._memory: Any = None  # of the print, as it is stored
         self._events = EventSource(self.printer)
         self._link = self._make_link()
         self._reporter = Reporter(self.printer, settings.status, self._send_status, lambda: self._link.up)
@@ -79,21 +86,48 @@ class Session:
 
     async def run(self) -> None:
         """Serve the printer until cancelled; then say `Shutdown` and `disconnected`. Never returns by itself."""
+        unfinished, stops = await self._recall()
         self._emit("Startup", {"version": __version__})
-        name = self._config.name
+        name, store, clock = self._config.name, self._store, self._clock
         async with asyncio.TaskGroup() as links:
             link = links.create_task(self._link.run(), name=f"link {name}")
             try:
                 async with asyncio.TaskGroup() as work:
                     cameras = Cameras(self.printer, work, self._link.publish_frame)
                     context = Context(self.printer, Jobs(self.printer), Lanes(), cameras)
-                    self._executor = Executor(context, work, self._answer)
+                    self._executor = Executor(context, work, self._answer, store, clock, known_stops=stops)
+                    work.create_task(answer_interrupted(self.printer, unfinished, store, self._answer, clock))
                     work.create_task(supervise(f"{name}: Moonraker", self._moonraker), name=f"moonraker {name}")
                     work.create_task(self._reporter.run(), name=f"reporter {name}")
             finally:
                 # The commands under way have said their last word by now; the link carries it out.
                 self._emit("Shutdown", {})
                 link.cancel()
+
+    async def _recall(self) -> tuple[list[Record], set[str]]:
+        """What an earlier process left: its print, its unfinished commands, and the emergency stops that it knew."""
+        unfinished, stops = self._store.unfinished(), self._store.keys_of("printer_control.emergency_stop")
+        memory = await self._store.load_job()
+        try:
+            if memory is not None:
+                self.printer.prints.recall(memory)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: what is stored of the print cannot be read: %r", self._config.name, error)
+        self._memory = memory
+        return await unfinished, await stops
+
+    def _news_of_the_print(self) -> Write | None:
+        """What is to be written, when there is anything that a restart must not forget."""
+        memory = self.printer.prints.memory()
+        if memory == self._memory:
+            return None
+        self._memory = memory
+        return self._store.job(memory)
+
+    async def _remember(self) -> None:
+        write = self._news_of_the_print()
+        if write is not None:
+            await self._store.save(write)
 
     # ------------------------------------------------------------------------------------------------- to Printago
 
@@ -128,14 +162,23 @@ class Session:
         if self._executor is not None:
             self._executor.receive(message)
 
-    def _answer(self, kind: str, data: dict[str, Any], command: dict[str, str], message: Message) -> None:
-        self._link.send(kind, data, command=command, reply_to=message)
+    def _answer(
+        self,
+        kind: str,
+        data: dict[str, Any],
+        echo: dict[str, str],
+        reply_to: Message | Destinations,
+        *,
+        also: Write | None,
+        at: datetime,
+    ) -> asyncio.Future[int] | None:
+        return self._link.send(kind, data, command=echo, reply_to=reply_to, also=also, at=at)
 
     def _send_status(self) -> None:
         self._link.send_status(lambda: status.build(self.printer))
 
-    def _emit(self, name: str, payload: dict[str, Any]) -> None:
-        self._link.send("event", {"event": name, **payload})
+    def _emit(self, name: str, payload: dict[str, Any], also: Write | None = None) -> None:
+        self._link.send("event", {"event": name, **payload}, also=also)
 
     # ---------------------------------------------------------------------------------------------- from the printer
 
@@ -147,7 +190,7 @@ class Session:
             api = Moonraker(connection)
             await api.identify(__version__, key, client_name=config.client_name)
             printer.versions["moonraker"] = (await api.server_info()).moonraker_version
-            self._on_webcams(await api.webcams_list())
+            await self._read_webcams(api)
             self._on_host(await api.proc_stats())
             await self._register_macro_method(api)
             self._watch = KlippyWatch(printer, api)
@@ -162,6 +205,13 @@ class Session:
             finally:
                 self._watch = None
                 printer.detach()
+
+    async def _read_webcams(self, api: Moonraker) -> None:
+        """Which cameras there are; a Moonraker too old to say so is served all the same."""
+        try:
+            self._on_webcams(await api.webcams_list())
+        except RpcError as error:
+            logger.warning("%s: no webcams: %s", self._config.name, error)
 
     async def _register_macro_method(self, api: Moonraker) -> None:
         """Let macros raise events; a Moonraker that cannot is served all the same."""
@@ -181,8 +231,13 @@ class Session:
 
     def _on_change(self, transitions: list[Transition]) -> None:
         """After every change of the printer: what happened goes out as events, how it stands as a status."""
+        news, told = self._news_of_the_print(), len(transitions)
+        if news is not None and not told:
+            self._store.save(news, lazy=True)
         for name, payload in self._events.events(transitions):
-            self._emit(name, payload)
+            told -= name in PRINT_EVENTS
+            last = name in PRINT_EVENTS and not told  # the print and the last that is told of it are written together
+            self._emit(name, payload, news if last else None)
             if name == "Connected":
                 self._announce_news()
         if self.printer.state.filename != self._loaded:
@@ -224,6 +279,7 @@ class Session:
     def _on_host(self, stats: dict[str, Any]) -> None:
         memory = stats.get("system_memory") or {}
         host = self.printer.state.host
+        host["clock"] = self._clock.complaint()
         host["cpu_temperature"] = stats.get("cpu_temp")
         host["load"] = (stats.get("system_cpu_usage") or {}).get("cpu")
         host["memory"] = {name: memory[name] * 1024 for name in ("total", "available", "used") if name in memory}

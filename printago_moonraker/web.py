@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver, ResolveResult
     from yarl import URL
 
-    from printago_moonraker.errors import CommandError
+    from printago_moonraker.errors import AgentError
     from printago_moonraker.urlpolicy import UrlPolicy
 
 Session: TypeAlias = "ClientSession"
@@ -47,7 +47,7 @@ class Peer:
     """Who is spoken to: `name` stands in sentences, `error` is raised for what will not pass by itself."""
 
     name: str
-    error: type[CommandError]
+    error: type[AgentError]
 
     @contextmanager
     def mapped(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class Peer:
 
         try:
             yield
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, UnicodeError):  # the latter for a host that no resolver's codec takes
             raise self.error(f"The {self.name} URL cannot be read.") from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise self.error(f"The {self.name} server's certificate is not valid.") from error
@@ -77,7 +77,7 @@ class Peer:
 
         try:
             parsed = yarl.URL(url, encoded=url.isascii() and url.isprintable() and " " not in url)
-            str(parsed)  # host and port are read only now
+            _ = str(parsed), parsed.host  # host and port are read only now
         except ValueError:
             raise self.error(f"The {self.name} URL cannot be read.") from None
         return parsed

@@ -12,7 +12,7 @@ from printago_moonraker import reporter
 from printago_moonraker.config import StatusSection
 from printago_moonraker.reporter import Reporter
 from tests.fakes.clock import ClockLoop, run
-from tests.fakes.klipper import PATH, Recorder, printing
+from tests.fakes.klipper import Recorder, printing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

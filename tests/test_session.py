@@ -77,7 +77,7 @@ class Farm:
 
 
 @asynccontextmanager
-async def farm(folder: Path, *, moonraker_up: bool = True) -> AsyncIterator[Farm]:
+async def farm(folder: Path, *, moonraker_up: bool = True, **answers: Any) -> AsyncIterator[Farm]:
     clock = Clock()
     store = Store(folder / "data", trusted_time=clock.trusted_time)
     async with mosquitto(folder) as broker, proxy(broker.port) as wire, FakeMoonraker() as moonraker, store:
@@ -88,6 +88,7 @@ async def farm(folder: Path, *, moonraker_up: bool = True) -> AsyncIterator[Farm
         endpoint = replace(endpoint_for(mqtt, printer.printer_id), port=broker.port)
         async with Cloud(endpoint, topics_for(config, printer)) as cloud:
             it = Farm(moonraker, wire, cloud, Session(config, printer, store, clock))
+            moonraker.answers |= answers
             try:
                 yield it
             finally:
@@ -113,6 +114,28 @@ async def test_it_comes_up(tmp_path: Path) -> None:
             errors = schemas.compiled(f"envelopes/{envelope['type']}").iter_errors(envelope)
             assert [error.message for error in errors] == []
             assert "command" not in envelope
+
+
+async def test_webcams_come_and_go(tmp_path: Path) -> None:
+    """The list is told, and told anew when it changes."""
+
+    def listed(each: dict[str, Any], *names: str) -> bool:
+        if each["type"] != "pairing" or not each["data"]["printer"]["kinematics"]:
+            return False
+        return [webcam["name"] for webcam in each["data"]["printer"]["webcams"]] == list(names)
+
+    async with farm(tmp_path) as it:
+        await it.cloud.wait_for(lambda each: listed(each, "front"))
+        webcams = [{"name": "front"}, {"name": "back", "snapshot_url": "/webcam2/?action=snapshot"}]
+        await it.moonraker.notify("notify_webcams_changed", {"webcams": webcams})
+        await it.cloud.wait_for(lambda each: listed(each, "front", "back"))
+        await it.told("SettingsUpdated")
+
+
+async def test_an_old_moonraker_without_webcams(tmp_path: Path) -> None:
+    """It is served all the same."""
+    async with farm(tmp_path, **{"server.webcams.list": Refusal(-32601, "Method not found")}) as it:
+        await it.status("OPERATIONAL")
 
 
 async def test_it_ends(tmp_path: Path) -> None:
@@ -181,13 +204,10 @@ async def test_printago_lost_and_back(tmp_path: Path) -> None:
         link = it.session._link
         here, link._endpoint = link._endpoint, replace(link._endpoint, port=1)  # nobody is there
         it.wire.cut()
-        await it.cloud.wait_available("disconnected", 15.0)
         count = len(it.cloud.envelopes)
         for state in ("printing", "paused", "cancelled"):
             await it.push(**printing(state))
-            async with asyncio.timeout(5):
-                while it.session.printer.state.job != state:
-                    await asyncio.sleep(0.005)
+            assert await it.session.printer.until(lambda: it.session.printer.state.job == state, 5.0)  # noqa: B023
         link._endpoint = here
         await it.told("PrintCancelled")
         await it.cloud.wait_for(lambda each: each["type"] == "status", start=count)
@@ -225,11 +245,9 @@ async def test_files_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [SILENT, Refusal(-32602, "Unauthorized")])
 async def test_a_moonraker_that_does_not_let_us_in(tmp_path: Path, answer: Any) -> None:
     """The printer stays offline, and the session goes on."""
-    async with farm(tmp_path) as it:
-        it.moonraker.answers["server.connection.identify"] = answer
-        await it.moonraker.until(
-            lambda: any(each["method"] == "server.connection.identify" for each in it.moonraker.requests)
-        )
+    async with farm(tmp_path, **{"server.connection.identify": answer}) as it:
+        await it.cloud.wait_available("connected")
+        await it.script.called("server.connection.identify")
         status = await it.cloud.command("printer_control", "get_status")
         assert status["data"]["printer_state_id"] == "OFFLINE"
 

@@ -15,13 +15,13 @@ _MAX_INLINE = 1024 * 1024
 _INTERVAL = 2.0  # s
 
 
-@command("camera_control.get_providers", lane=Lane.BESIDE, needs_ready=False)
+@command("camera_control.get_providers", lane=Lane.BESIDE, needs_ready=False, read_only=True)
 async def get_providers(context: Context, parameters: Parameters) -> Answer:
     webcams = [webcam.describe() for webcam in context.printer.webcams]
     return Answer("response", {PROVIDER: {"provider_info": {"id": PROVIDER, "name": "Moonraker"}, "webcams": webcams}})
 
 
-@command("camera_control.snapshot", lane=Lane.BESIDE, needs_ready=False)
+@command("camera_control.snapshot", lane=Lane.BESIDE, needs_ready=False, read_only=True)
 async def snapshot(context: Context, parameters: Parameters) -> Answer:
     cameras, name = context.cameras, parameters["camera_name"]
     url = parameters.get("destination_url") if parameters.get("destination") != "inline" else None

@@ -1,136 +1,192 @@
-"""A command's life: read, judged, given its turn, carried out, answered exactly once."""
+"""A command's life: read, noted, given its turn, carried out, answered exactly once.
+
+Write ahead: a command is in the ledger before anything moves and before the broker hears that it arrived; its answer
+and its end in the ledger are written together. One that is known is not carried out again: its answer is sent again.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from printago_moonraker import errors, schemas
-from printago_moonraker.commands.registry import Answer, Command, Context, find
+from printago_moonraker import errors
+from printago_moonraker.commands.admission import Acknowledgements, Order, Work, read
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.rpc import RpcTimeout
-from printago_moonraker.printago.endpoint import Message
-from printago_moonraker.printago.envelope import CommandMessage, echo_of, parse_command
+from printago_moonraker.printago.store import Record
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Collection
+
+    from printago_moonraker.clock import Clock
+    from printago_moonraker.commands.registry import Context
+    from printago_moonraker.printago.endpoint import Message
+    from printago_moonraker.printago.store import Destinations, PrinterStore, Write
 
 logger = logging.getLogger(__name__)
 
-# (type, data, echo of the command, the message that it answers)
-SendAnswer = Callable[[str, dict[str, Any], dict[str, str], Message], None]
+_MAX_SENTENCE = 1000  # characters
+
+
+class SendAnswer(Protocol):
+    """Sends the envelope of an answer and writes `also` with it, as `Link.send` does."""
+
+    def __call__(
+        self,
+        kind: str,
+        data: dict[str, Any],
+        echo: dict[str, str],
+        reply_to: Message | Destinations,
+        /,
+        *,
+        also: Write | None,
+        at: datetime,
+    ) -> asyncio.Future[Any] | None: ...
 
 
 class Executor:
     """Carries out one printer's commands. Its tasks live in the given group: a lost link takes no command with it."""
 
-    def __init__(self, context: Context, tasks: asyncio.TaskGroup, answer: SendAnswer) -> None:
+    def __init__(
+        self,
+        context: Context,
+        tasks: asyncio.TaskGroup,
+        answer: SendAnswer,
+        ledger: PrinterStore,
+        clock: Clock,
+        *,
+        known_stops: Collection[str] = (),
+    ) -> None:
+        """`known_stops` are the keys of the urgent commands that the ledger knows."""
         self._context = context
         self._tasks = tasks
         self._answer = answer
+        self._ledger = ledger
+        self._clock = clock
+        self._stops = set(known_stops)
+        self._acknowledgements = Acknowledgements()
 
     def receive(self, message: Message) -> None:
-        """Take one command from the broker; returns at once. Never raises: whatever comes is answered.
+        """Take one command from the broker; returns at once. Never raises: whatever comes is answered."""
+        order = read(message, self._context, self._clock)
+        acknowledge = self._acknowledgements.expect(message)
+        if order.key is None:
+            self._begin(order, acknowledge)
+            return
+        noted = self._ledger.begin(self._record(order, order.key), redelivered=order.redelivered)
+        if order.work and order.work.entry.urgent and not self._is_known(order, order.key):
+            # It waits for nothing, not for a disk either.
+            self._stops.add(order.key)
+            self._begin(order, _nothing)
+            noted.add_done_callback(lambda future: None if future.cancelled() else acknowledge())
+        else:
+            noted.add_done_callback(partial(self._noted, order, acknowledge))
 
-        The broker gets its acknowledgement before anything moves, so that a crash can lose a command but never repeat
-        one.
+    def _record(self, order: Order, key: str) -> Record:
+        return Record(
+            key=key,
+            name=order.work.name if order.work else "",
+            echo=order.echo,
+            received=self._clock.now().timestamp(),
+            subject=self._context.jobs.subject(order.work.parameters) if order.work else None,
+            topic=order.message.response_topic,
+            correlation=order.message.correlation_data,
+        )
+
+    def _is_known(self, order: Order, key: str) -> bool:
+        if order.redelivered:
+            return any(stop.rpartition(":")[0] == key.rpartition(":")[0] for stop in self._stops)
+        return key in self._stops
+
+    def _noted(self, order: Order, acknowledge: Callable[[], None], future: asyncio.Future[Record | None]) -> None:
+        """The ledger has it now, or had it before."""
+        if future.cancelled():
+            return  # the process ends: the broker keeps it
+        earlier = future.result()
+        if earlier is None:
+            self._begin(order, acknowledge)
+            return
+        logger.info("%s is known already", order)
+        if earlier.ended is not None and earlier.kind is not None:
+            at = datetime.fromtimestamp(earlier.ended, UTC)
+            self._answer(earlier.kind, earlier.data, earlier.echo, order.message, also=None, at=at)
+        acknowledge()  # the answer of one that still runs will come
+
+    def _begin(self, order: Order, acknowledge: Callable[[], None]) -> None:
+        """Start the work, or say why not. What is noted may be acknowledged now; what is not, once it is answered, so
+        that the broker brings it again after a crash.
         """
         try:
-            command, entry, parameters = self._judge(message)
-            self._context.lanes.reserve(entry.lane)
-        except errors.CommandError as error:
-            echo = echo_of(message.payload)
-            logger.info(
-                "refused %s.%s: %s", printable(echo.get("type", "?")), printable(echo.get("action", "?")), error
-            )
-            message.ack()
-            self._fail(error, echo, message)
+            if order.work is None:
+                raise order.refusal or errors.Internal("The command was neither accepted nor refused.")
+            self._context.lanes.reserve(order.work.entry.lane)
+        except errors.CommandError as refusal:
+            logger.info("refused %s: %s", order, refusal)
+            self._fail(order, refusal, acknowledge)
             return
-        life = self._live(entry, command, parameters, message)
+        answered = acknowledge if order.key is None else _nothing
+        life = self._live(order, order.work, answered)
         try:
-            task = self._tasks.create_task(life, name=f"command {entry.type}.{entry.action}")
+            task = self._tasks.create_task(life, name=f"command {order.work.name}")
         except RuntimeError:  # the session is ending: the broker keeps the command for the next one
             life.close()
+            if order.key is not None:
+                self._ledger.forget(order.key)
             return
-        message.ack()
-        task.add_done_callback(partial(self._stopped, command.echo, message))
+        if order.key is not None:
+            acknowledge()
+        task.add_done_callback(partial(self._stopped, order, answered))
 
-    def _judge(self, message: Message) -> tuple[CommandMessage, Command, dict[str, Any]]:
-        """All that can be said about a command without looking at the printer."""
-        command = parse_command(message.payload)
-        if message.retain:
-            raise errors.RetainedCommand(
-                "A retained message is not carried out: nothing moves because a broker remembered something."
-            )
-        entry = find(command.type, command.action)
-        self._check_printer(command)
-        self._check_age(command, datetime.now(UTC))
-        return command, entry, schemas.validate_parameters(entry.type, entry.action, command.parameters)
-
-    def _check_printer(self, command: CommandMessage) -> None:
-        own = self._context.printer.config.printer_id
-        if command.printer_id not in (None, own):
-            raise errors.WrongPrinter(f"This is printer {own}, not {printable(str(command.printer_id))}.")
-
-    def _check_age(self, command: CommandMessage, now: datetime) -> None:
-        limit = self._context.printer.settings.commands.max_command_age
-        here = f"it is {now.isoformat(timespec='seconds')} here"
-        if command.expires_at and now >= command.expires_at:
-            raise errors.Expired(f"The command expired at {command.expires_at.isoformat()}; {here}.")
-        if command.timestamp and now - command.timestamp > timedelta(seconds=limit):
-            raise errors.Expired(f"The command is older than {limit:.0f} s; {here}.")
-
-    async def _live(
-        self, entry: Command, command: CommandMessage, parameters: dict[str, Any], message: Message
-    ) -> None:
-        name = f"{entry.type}.{entry.action}"
+    async def _live(self, order: Order, work: Work, answered: Callable[[], None]) -> None:
         try:
-            async with self._context.lanes.turn(entry.lane, reserved=True):
-                self._check_age(command, datetime.now(UTC))  # it may have waited behind a long one
-                entry.check(self._context.printer)
-                logger.info("%s %s", name, _for_log(command))
-                answer = await entry.handler(self._context, parameters)
+            async with self._context.lanes.turn(work.entry.lane, reserved=True):
+                self._clock.check(work.deadline)  # it may have waited behind a long one
+                work.entry.check(self._context.printer)
+                logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
+                answer = await work.entry.handler(self._context, work.parameters)
         except errors.CommandError as error:
-            logger.info("%s: %s: %s", name, error.code, error)
-            self._fail(error, command.echo, message)
+            logger.info("%s: %s: %s", order, error.code, error)
+            self._fail(order, error, answered)
         except RpcTimeout as error:
-            logger.info("%s: %s", name, error)
-            self._fail(errors.OutcomeUnknown(f"{error} The outcome is unknown."), command.echo, message)
+            logger.info("%s: %s", order, error)
+            self._fail(order, errors.OutcomeUnknown(f"{error} The outcome is unknown."), answered)
         except errors.AgentError as error:
             # Moonraker refused or vanished in a place where the handler had no word of its own for it.
-            logger.info("%s: %s", name, error)
-            self._fail(errors.PrinterOffline(str(error)), command.echo, message)
+            logger.info("%s: %s", order, error)
+            self._fail(order, errors.PrinterOffline(str(error)), answered)
         except Exception:
             # A defect in one handler must leave neither the cloud without an answer nor the printer without an agent.
-            logger.exception("%s: an unexpected error", name)
-            self._fail(errors.Internal("The agent failed; its log has the details."), command.echo, message)
+            logger.exception("%s: an unexpected error", order)
+            self._fail(order, errors.Internal("The agent failed; its log has the details."), answered)
         else:
-            self._done(answer, command.echo, message)
+            self._finish(order, answer.type, answer.data, answered)
 
-    def _stopped(self, echo: dict[str, str], message: Message, task: asyncio.Task[None]) -> None:
+    def _stopped(self, order: Order, answered: Callable[[], None], task: asyncio.Task[None]) -> None:
         """A cancelled command gets its answer here, because one that is cancelled before its first step never runs."""
         if task.cancelled():
             sentence = "The agent was stopped while the command ran; its outcome is unknown."
-            self._fail(errors.Cancelled(sentence), echo, message)
+            self._fail(order, errors.Cancelled(sentence), answered)
 
-    def _done(self, answer: Answer, echo: dict[str, str], message: Message) -> None:
-        self._answer(answer.type, answer.data, echo, message)
-
-    def _fail(self, error: errors.CommandError, echo: dict[str, str], message: Message) -> None:
-        data: dict[str, Any] = {"error": str(error), "code": error.code}
+    def _fail(self, order: Order, error: errors.CommandError, answered: Callable[[], None]) -> None:
+        # Here, once for all: a refusal may quote what came.
+        data: dict[str, Any] = {"error": printable(str(error), _MAX_SENTENCE), "code": error.code}
         if error.details is not None:
             data["details"] = error.details
-        self._answer("error", data, echo, message)
+        self._finish(order, "error", data, answered)
+
+    def _finish(self, order: Order, kind: str, data: dict[str, Any], answered: Callable[[], None]) -> None:
+        """Answer, and in the same transaction note that it has ended."""
+        at = self._clock.now()
+        end = self._ledger.ended(order.key, kind, data, at.timestamp()) if order.key is not None else None
+        stored = self._answer(kind, data, order.echo, order.message, also=end, at=at)
+        if stored is None:
+            answered()
+        else:
+            stored.add_done_callback(lambda future: None if future.cancelled() else answered())
 
 
-def _for_log(command: CommandMessage) -> str:
-    """The command's ID and OctoPrint's tags, the only parts of a command that nothing else would record. URLs are
-    secrets.
-    """
-    tags = command.parameters.get("tags") or []
-    parts = [f"id={printable(command.id)}"] if command.id else []
-    parts += [f"tags={printable(','.join(map(str, tags)))}"] if isinstance(tags, list) and tags else []
-    return " ".join(parts)
+def _nothing() -> None:
+    """For what is acknowledged already."""

@@ -30,7 +30,7 @@ _RESTART_ACCEPTED = 30.0  # s; Klipper can be deadlocked after an emergency stop
 _RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
 
 
-@command("printer_control.get_status", lane=Lane.BESIDE, needs_ready=False)
+@command("printer_control.get_status", lane=Lane.BESIDE, needs_ready=False, read_only=True)
 async def get_status(context: Context, parameters: Parameters) -> Answer:
     return Answer("status", status.build(context.printer))
 
@@ -110,7 +110,7 @@ async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None
         raise errors.NotPrinting(f"{what} came too late: the print has ended ({printer.state.job}).")
 
 
-@command("printer_control.emergency_stop", lane=Lane.BESIDE, needs_ready=False)
+@command("printer_control.emergency_stop", lane=Lane.BESIDE, needs_ready=False, urgent=True)
 async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
     printer, message = context.printer, "Emergency stop command issued successfully."
     already = printer.state.klippy is KlippyState.SHUTDOWN

@@ -51,7 +51,11 @@ NOT_WHILE_PRINTING = IDLE_ONLY - {Phase.PAUSED}
 
 @dataclass(frozen=True)
 class Command:
-    """`busy`: the phases in which it would be in the way of a print; `needs_ready`: Klipper must take commands."""
+    """`busy`: the phases in which it would be in the way of a print; `needs_ready`: Klipper must take commands.
+
+    `read_only`: it changes nothing, so it is answered anew each time it comes and is not noted in the ledger.
+    `urgent`: it does not wait until it is noted.
+    """
 
     type: str
     action: str
@@ -59,6 +63,8 @@ class Command:
     lane: Lane
     needs_ready: bool
     busy: frozenset[Phase]
+    read_only: bool = False
+    urgent: bool = False
 
     def check(self, printer: Printer) -> None:
         """Raise the CommandError that forbids this command now, if any."""
@@ -80,13 +86,19 @@ REGISTRY: dict[tuple[str, str], Command] = {}
 
 
 def command(
-    name: str, *, lane: Lane = Lane.ORDERED, needs_ready: bool = True, busy: frozenset[Phase] = frozenset()
+    name: str,
+    *,
+    lane: Lane = Lane.ORDERED,
+    needs_ready: bool = True,
+    busy: frozenset[Phase] = frozenset(),
+    read_only: bool = False,
+    urgent: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated handler as the command `type.action`."""
     kind, _, action = name.partition(".")
 
     def declare(handler: Handler) -> Handler:
-        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy)
+        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy, read_only, urgent)
         return handler
 
     return declare

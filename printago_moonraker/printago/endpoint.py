@@ -88,7 +88,7 @@ class Will:
 
 @dataclass(frozen=True)
 class Message:
-    """An incoming publication. `expiry` is in seconds from its arrival.
+    """An incoming publication. `expiry` is in seconds from its arrival; `live`: it was not kept for us by the broker.
 
     The broker keeps a QoS 1 message, and sends it again, until `ack` is called. Calling it twice, or when the session
     is gone, does nothing. MQTT wants acknowledgements in the order of the messages (section 4.6).
@@ -103,6 +103,7 @@ class Message:
     correlation_data: bytes | None
     expiry: int | None
     ack: Callable[[], None] = field(repr=False, compare=False)
+    live: bool = False
 
 
 _contexts: WeakValueDictionary[tuple[Path | None, ...], ssl.SSLContext] = WeakValueDictionary()

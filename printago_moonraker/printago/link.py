@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 WINDOW_ROWS, WINDOW_BYTES = 64, 256 * 1024  # of the outbox in memory; the rest waits in the store
 VOLATILE = 100  # answers that are not stored, while they wait for the session's window
 PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents share a client ID and throw each other out
+BACKLOG = 5.0  # seconds at the beginning of a session in which what the broker has kept for us arrives
 GOODBYE = 2.0  # seconds that stopping may take
 
 STORED = frozenset({"event", "success", "error", "response"})
@@ -71,6 +72,7 @@ class Link:
         self._on_up = on_up
         self._name = name
         self._session: MqttSession | None = None
+        self._up_since = 0.0  # on the loop's clock
         self._volatile: deque[_Outgoing] = deque()  # what is not stored and waits for the session's window
         self._window: deque[_Outgoing] = deque()  # what is stored and comes next
         self._unacknowledged: dict[_Outgoing, None] = {}  # what this session has been given, in order
@@ -151,7 +153,7 @@ class Link:
     async def _attempt(self, backoff: Backoff) -> None:
         will = Will(self._topics.availability, DISCONNECTED)
         async with connect(
-            self._endpoint, subscriptions=[self._topics.commands], on_message=self._on_command, will=will
+            self._endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
         ) as session:
             self._endpoint = replace(self._endpoint, protocol=session.protocol)  # 5 was refused once: not every time
             proved = asyncio.get_running_loop().call_later(PROVED, self._prove, session, backoff)
@@ -167,8 +169,13 @@ class Link:
                 self._end_session()
                 await self._say_goodbye(session)  # no-one hears it on a broken session; the will says the same then
 
+    def _receive(self, message: Message) -> None:
+        since = asyncio.get_running_loop().time() - self._up_since
+        live = self.up and since > BACKLOG and not (message.dup or message.retain)
+        self._on_command(replace(message, live=live))
+
     async def _serve(self, session: MqttSession) -> None:
-        self._session = session
+        self._session, self._up_since = session, asyncio.get_running_loop().time()
         coming_up = self._on_up()
         if coming_up is not None:
             await coming_up

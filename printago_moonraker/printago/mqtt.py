@@ -4,7 +4,7 @@ paho runs without a thread, as its documentation describes for external event lo
 timer calls `loop_misc`. The first error wins; everyone who waits gets it. Raised here:
 
     LinkError              the broker could not be reached: name, TCP, TLS
-    ConnectionRefused      it answered, and said no: version, login, topic
+    ConnectionRefused      it answered, and said no: version, topic; LoginRefused: who we are
     ConnectionLost         the session broke; what was not acknowledged has no known outcome
 """
 
@@ -22,7 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError
+from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError, LoginRefused
 from printago_moonraker.log import printable
 from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, in_thread
 
@@ -43,6 +43,7 @@ WILL_DELAY = 10  # seconds, MQTT 5: a blip is not an outage
 
 _VERSIONS: dict[str, MQTTProtocolVersion] = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 _UNSUPPORTED_VERSION, _SESSION_TAKEN_OVER = 0x84, 0x8E  # reason codes, MQTT 5 section 2.4
+_LOGIN = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client ID, user name or password, not authorized, banned, method
 _UNANSWERED = "{} closed the connection before it answered: is `tls` right for this port, is the certificate?"
 _CONNACK = 0  # never a packet identifier, so it can share the table of those who wait
 
@@ -289,7 +290,8 @@ class MqttSession:
     ) -> None:
         if reason.is_failure:
             self._version_refused = reason.value == _UNSUPPORTED_VERSION
-            self._fail(ConnectionRefused(f"{self.endpoint} refuses the connection: {_explain(reason, info)}"))
+            kind = LoginRefused if reason.value in _LOGIN else ConnectionRefused
+            self._fail(kind(f"{self.endpoint} refuses the connection: {_explain(reason, info)}"))
             return
         self.session_present = flags.session_present
         self._max_packet = getattr(info, "MaximumPacketSize", 0)

@@ -181,7 +181,7 @@ class Cameras:
             raise errors.Overloaded(f"{MAX_CAPTURES} pictures are being taken already; ask for this one again later.")
         self._captures += 1
         try:
-            taken = picture.read(await self._fetch(webcam))
+            taken = picture.read(await fetch(webcam))
             if webcam.rotation or webcam.flip_horizontal or webcam.flip_vertical:
                 taken = await asyncio.to_thread(
                     picture.turned,
@@ -196,27 +196,6 @@ class Cameras:
             self._captures -= 1
         return taken
 
-    async def _fetch(self, webcam: Webcam) -> bytes:
-        """The bytes that the webcam calls a picture. The URL is the owner's own, so that any address is right."""
-        try:
-            async with (
-                asyncio.timeout(TIMEOUT),
-                web.session(connect_timeout=CONNECT_TIMEOUT, read_timeout=TIMEOUT) as session,
-            ):
-                url, headers = _WEBCAM.parse(webcam.picture_url), {"Accept-Encoding": "identity"}
-                with _WEBCAM.mapped():
-                    response = await session.get(url, headers=headers)
-                try:
-                    return await _read(response)
-                finally:
-                    response.close()
-        except web.Broken as broken:
-            raise _unavailable(webcam, f"cannot be read: {broken}.") from None
-        except TimeoutError:
-            raise _unavailable(webcam, f"gave no whole picture within {TIMEOUT:.0f} s.") from None
-        except NoPicture as why:
-            raise _unavailable(webcam, str(why)) from None
-
     @contextmanager
     def _failure_told(self, name: str) -> Iterator[None]:
         try:
@@ -227,6 +206,31 @@ class Cameras:
 
     def _failed(self, name: str, error: errors.CommandError) -> None:
         self._printer.emit("CaptureFailed", {"camera": printable(name), "reason": str(error), "code": error.code})
+
+
+async def fetch(webcam: Webcam) -> bytes:
+    """The bytes that the webcam calls a picture. The URL is the owner's own, so that any address is right.
+
+    Raises CameraUnavailable. Cancelling is safe.
+    """
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT),
+            web.session(connect_timeout=CONNECT_TIMEOUT, read_timeout=TIMEOUT) as session,
+        ):
+            url, headers = _WEBCAM.parse(webcam.picture_url), {"Accept-Encoding": "identity"}
+            with _WEBCAM.mapped():
+                response = await session.get(url, headers=headers)
+            try:
+                return await _read(response)
+            finally:
+                response.close()
+    except web.Broken as broken:
+        raise _unavailable(webcam, f"cannot be read: {broken}.") from None
+    except TimeoutError:
+        raise _unavailable(webcam, f"gave no whole picture within {TIMEOUT:.0f} s.") from None
+    except NoPicture as why:
+        raise _unavailable(webcam, str(why)) from None
 
 
 async def _read(response: web.Response) -> bytes:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
 _STATE = "printago"
 RESTORE = f"RESTORE_GCODE_STATE NAME={_STATE}"
+PROMPT_END = 'RESPOND TYPE=command MSG="action:prompt_end"'
+_PROMPT_TEXT = re.compile(r"[\w .,:/~|=-]+", re.ASCII)
 _SAVE = f"SAVE_GCODE_STATE NAME={_STATE}"
 
 _REFUSALS: tuple[tuple[str, type[errors.CommandError]], ...] = (
@@ -105,6 +107,25 @@ def extrude(amount: float, *, speed: float, tool: str | None, active: str | None
         # Inside the saved state, because an activation sets the extrude factor back to 1.
         move = [f"ACTIVATE_EXTRUDER EXTRUDER={tool}", *move, f"ACTIVATE_EXTRUDER EXTRUDER={active}"]
     return "\n".join([_SAVE, *move, RESTORE])
+
+
+def prompt(title: str, lines: Iterable[str]) -> str:
+    """A dialog in Mainsail, Fluidd and KlipperScreen (their "macro prompts"; needs Klipper's [respond]), in place of
+    the one before. Raises ValueError for text that a parameter cannot hold.
+    """
+    actions = [
+        f"prompt_begin {title}",
+        *(f"prompt_text {line}" for line in lines),
+        "prompt_footer_button Close|RESPOND TYPE=command MSG=action:prompt_end",
+        "prompt_show",
+    ]
+    return "\n".join([PROMPT_END, *(_respond(action) for action in actions)])
+
+
+def _respond(action: str) -> str:
+    if not _PROMPT_TEXT.fullmatch(action):
+        raise ValueError(f"{printable(action, 60)!r} cannot be shown in a prompt")
+    return f'RESPOND TYPE=command MSG="action:{action}"'
 
 
 def refusal(error: RpcError) -> errors.CommandError:

@@ -59,6 +59,17 @@ class Jobs:
         """Where the file that a command names lies below the gcodes root. Raises ForbiddenPath."""
         return names.in_folder(file_name, self._settings.folder)
 
+    def subject(self, parameters: Mapping[str, Any]) -> str | None:
+        """The path of the file that a command with these parameters is about, None when it is about none."""
+        url, file_name = parameters.get("url"), parameters.get("file_name")
+        try:
+            if url:
+                folder, plate = self._settings.folder, parameters.get("plate") or 1
+                return f"{folder}/{names.download_name(url, file_name, folder, plate)}"
+            return self.path_of(file_name) if file_name else None
+        except (errors.ForbiddenPath, ValueError):
+            return None
+
     async def fetch(self, parameters: Mapping[str, Any]) -> Fetched:
         """Stream the file of a `download_gcode` into Moonraker; the name appears there only when the file is whole.
 
@@ -71,6 +82,7 @@ class Jobs:
         self._refuse_if_printing(path)
         if job_id:
             self._printer.prints.name_file(path, job_id)
+            await self._printer.remember()
         with self._told(path, job_id) as payload:
             limit, on_disk = await self._room()
             try:
@@ -100,6 +112,7 @@ class Jobs:
         if printer.phase.has_job:
             raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
         printer.prints.expect(path, job_id, printer.state)
+        await printer.remember()  # whose print it is must be known even if nobody is there to see it begin
 
         def seen() -> bool:
             return printer.prints.begun or printer.is_printing(path)

@@ -106,13 +106,14 @@ class KlippyWatch:
 
     async def _settle(self) -> None:
         """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
-        printer, job = self._printer, self._printer.prints.current
-        if not printer.prints.unsettled or job is None:
+        printer, question = self._printer, self._printer.prints.in_question
+        if not printer.prints.unsettled or question is None:
             return
+        filename, since = question
         try:
             history = await self._api.history_list(limit=20)
         except RpcError as error:
             # Without the component [history] nobody knows, and nobody ever will.
             logger.info("%s: Moonraker's history cannot be asked: %s", printer.config.name, error)
             history = []
-        printer.settle(history_status(history, job.filename, again=printer.is_printing(job.filename)))
+        printer.settle(history_status(history, filename, again=printer.is_printing(filename), since=since))

@@ -60,6 +60,9 @@ class Printer:
         self.versions: dict[str, str | None] = {"klipper": None, "moonraker": None}
         self.webcams: tuple[Webcam, ...] = ()
         self.on_change: Callable[[list[Transition]], None] = lambda _: None
+        self.remember: Callable[[], Awaitable[None]] = (
+            _forget  # keep what must survive a restart; returns when it is kept
+        )
         self._api: Moonraker | None = None
         self._watchers: dict[asyncio.Future[None], Seen] = {}
 
@@ -248,3 +251,7 @@ class Printer:
         """Whether that file (relative to the gcodes root) is the job that is on, running or paused."""
         on = self.state.job in (JobState.PRINTING, JobState.PAUSED)
         return on and self.state.filename.lower() == filename.lower()
+
+
+async def _forget() -> None:
+    """For a printer without a store."""

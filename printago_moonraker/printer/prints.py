@@ -7,7 +7,8 @@ settles it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import time
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -17,6 +18,8 @@ from printago_moonraker.printer.state import JobState, PrinterState
 # A G-code error and the cancel that the configuration made of it (`on_error_gcode: CANCEL_PRINT`) are this close
 # together at most, in seconds: Klipper shows no other difference to a cancel by a person.
 ERROR_TO_CANCEL = 10.0
+SAME_CLOCK = 2.0  # seconds: Moonraker runs on the same host as a rule
+COARSE = 30.0  # seconds of a print's time between two memories of it
 
 
 class Change(Enum):
@@ -47,16 +50,24 @@ class Transition:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """A print that was to be started at `since`, unix time; `trace` is what Klipper showed of the job before."""
+
+    job: Print
+    trace: tuple[JobState, float | None]
+    since: float
+
+
 @dataclass
 class PrintTracker:
     """The one owner of the current print."""
 
     current: Print | None = None
     begun: bool = False  # the expected print was seen, be it only by its end
-    _expected: tuple[Print, object] | None = None  # and what Klipper showed of the job before it
+    _expected: _Expected | None = None
     _job_ids: dict[str, str] = field(default_factory=dict)
     _last_error: tuple[float, str] | None = None
-    _seen: bool = False  # the first look adopts a running print silently: its start was before this process's time
     _gap: bool = False  # the printer was out of sight since the last look
     # The print ended while out of sight, and Klipper has forgotten how: ask Moonraker's history, then `settle`.
     unsettled: bool = False
@@ -64,7 +75,8 @@ class PrintTracker:
     def expect(self, filename: str, job_id: str | None, state: PrinterState) -> None:
         """The agent is about to start `filename`: when it is seen printing, it is Printago's, however late that is."""
         self.begun = False
-        self._expected = Print(filename, "printago", job_id or self._job_ids.get(filename)), _trace(state)
+        job = Print(filename, "printago", job_id or self._job_ids.get(filename))
+        self._expected = _Expected(job, _trace(state), time.time())
 
     def forget_expected(self) -> None:
         """The start was refused."""
@@ -74,9 +86,9 @@ class PrintTracker:
         """Whether the expected print has come and gone between two ticks."""
         if self._expected is None:
             return False
-        job, before = self._expected
         ended = state.job in (JobState.COMPLETE, JobState.CANCELLED, JobState.ERROR)
-        return ended and _trace(state) != before and state.filename.lower() == job.filename.lower()
+        same = state.filename.lower() == self._expected.job.filename.lower()
+        return ended and same and _trace(state) != self._expected.trace
 
     def name_file(self, filename: str, job_id: str) -> None:
         """A download came with the cloud's name for the print to come; the start need not repeat it."""
@@ -101,13 +113,46 @@ class PrintTracker:
         ...; None: it knows nothing).
         """
         self._gap, self.unsettled = False, False
+        begun: list[Transition] = []
         if self.current is None:
-            return []
+            if self._expected is None or status is None:
+                return []  # it may begin yet: Klipper does what it has accepted, however late
+            self.current = self._claim(self._expected.job.filename)
+            begun = [Transition(Change.STARTED, self.current)]
         if status == "completed":
-            return [self._end(Change.DONE)]
+            return [*begun, self._end(Change.DONE)]
         if status == "cancelled":
-            return [self._end(Change.CANCELLED, "cancelled")]
-        return [self._end(Change.FAILED, status or "unknown")]
+            return [*begun, self._end(Change.CANCELLED, "cancelled")]
+        return [*begun, self._end(Change.FAILED, status or "unknown")]
+
+    @property
+    def in_question(self) -> tuple[str, float | None] | None:
+        """While `unsettled`: the file whose print is to be looked up, and the unix time that it began after."""
+        if self.current is not None:
+            return self.current.filename, None
+        return (self._expected.job.filename, self._expected.since) if self._expected else None
+
+    def memory(self) -> dict[str, Any]:
+        """What a restart must not forget, as JSON takes it. The print's time is coarse: each change is written."""
+        current, expected = self.current, self._expected
+        coarse = current and replace(current, time=current.time // COARSE * COARSE)
+        return {
+            "current": asdict(coarse) if coarse else None,
+            "expected": asdict(expected) if expected else None,
+            "job_ids": dict(self._job_ids),
+        }
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` gave: what was on then is out of sight until the printer is seen. Raises KeyError,
+        TypeError or ValueError for what is no such thing.
+        """
+        current, expected = memory["current"], memory["expected"]
+        self.current = Print(**current) if current else None
+        if expected:
+            state, duration = expected["trace"]
+            self._expected = _Expected(Print(**expected["job"]), (JobState(state), duration), float(expected["since"]))
+        self._job_ids = dict(memory["job_ids"])
+        self._gap = True
 
     def observe(self, state: PrinterState, now: float, *, cancelling: bool = False) -> list[Transition]:
         """What the newest state means for the print, in order. `now`: seconds on a monotonic clock; `cancelling`: the
@@ -133,7 +178,7 @@ class PrintTracker:
             transitions.append(self._ended(state, None if cancelling else now))
         if self.current:
             self.current = replace(self.current, time=state.get("print_stats", "total_duration", 0.0))
-        self._seen, self._gap = True, False
+        self._gap = False
         return transitions
 
     def _is_hidden(self, state: PrinterState) -> bool:
@@ -153,14 +198,14 @@ class PrintTracker:
         size = state.get("virtual_sdcard", "file_size", 0) or None
         self.current = replace(job, filename=state.filename, size=size, paused=state.job is JobState.PAUSED)
         self._last_error = None
-        return [Transition(Change.STARTED, self.current)] if self._seen else []
+        return [Transition(Change.STARTED, self.current)]
 
     def _claim(self, filename: str) -> Print:
         """Klipper matches names regardless of case and reports the caller's spelling."""
         expected, self._expected = self._expected, None
-        if expected and expected[0].filename.lower() == filename.lower():
+        if expected and expected.job.filename.lower() == filename.lower():
             self.begun = True
-            return expected[0]
+            return expected.job
         return Print(filename)
 
     def _halted(self, state: PrinterState) -> list[Transition]:
@@ -191,9 +236,9 @@ class PrintTracker:
         return other or state.get("print_stats", "total_duration", self.current.time) < self.current.time - 0.5
 
     def _forgotten(self, state: PrinterState) -> bool:
-        """The print is neither on nor shown with its end any more."""
+        """The print is neither on nor shown with its end any more; one that was to be started may be over already."""
         if self.current is None:
-            return False
+            return self._expected is not None and not _on(state) and not self.is_over(state)
         if state.klippy is not KlippyState.READY or self._replaced(state):
             return True
         return not _on(state) and (
@@ -215,7 +260,7 @@ def _on(state: PrinterState) -> bool:
     return state.job in (JobState.PRINTING, JobState.PAUSED)
 
 
-def _trace(state: PrinterState) -> object:
+def _trace(state: PrinterState) -> tuple[JobState, float | None]:
     """What no two prints have in common: one that lasts less than a tick leaves nothing else behind."""
     return state.job, state.number("print_stats", "total_duration")
 
@@ -224,12 +269,18 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def history_status(jobs: list[dict[str, Any]], filename: str, *, again: bool = False) -> str | None:
+def history_status(
+    jobs: list[dict[str, Any]], filename: str, *, again: bool = False, since: float | None = None
+) -> str | None:
     """The status of the newest entry of Moonraker's history for that file, None when there is none that has ended.
 
-    `again`: the file is being printed anew, and the entry of that print is not the one.
+    `again`: the file is being printed anew, and the entry of that print is not the one. `since`: unix time before which
+    the print cannot have begun.
     """
-    found = [str(job.get("status")) for job in jobs if str(job.get("filename", "")).lower() == filename.lower()]
-    if again and found[:1] == ["in_progress"]:
-        found.pop(0)
-    return found[0] if found and found[0] != "in_progress" else None
+    found = [job for job in jobs if str(job.get("filename", "")).lower() == filename.lower()]
+    if since is not None:
+        found = [job for job in found if (job.get("start_time") or 0.0) >= since - SAME_CLOCK]
+    ends = [str(job.get("status")) for job in found]
+    if again and ends[:1] == ["in_progress"]:
+        ends.pop(0)
+    return ends[0] if ends and ends[0] != "in_progress" else None

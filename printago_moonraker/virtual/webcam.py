@@ -79,6 +79,7 @@ class VirtualWebcam:
         self.lengths = lengths
         self.requests = 0
         self._size = size
+        self._request = asyncio.Event()
         self._numbers = count()
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -96,6 +97,12 @@ class VirtualWebcam:
         await asyncio.gather(*self._clients, return_exceptions=True)
         await self._server.wait_closed()
 
+    async def asked(self, requests: int) -> None:
+        """Wait until there were so many requests. Cancelling is safe."""
+        while self.requests < requests:
+            self._request.clear()
+            await self._request.wait()
+
     def entry(self, name: str, *, stream_only: bool = False) -> dict[str, str]:
         """The options of a `[webcam NAME]` section in moonraker.conf, and the name."""
         snapshot = {} if stream_only else {"snapshot_url": self.snapshot_url}
@@ -110,6 +117,7 @@ class VirtualWebcam:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             self.requests += 1
+            self._request.set()
             if b"action=stream" in head.partition(b"\r\n")[0]:
                 await self._stream(writer)
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from printago_moonraker import errors
+from printago_moonraker.clock import Clock
 from printago_moonraker.commands import registry
 from printago_moonraker.commands.executor import Executor
 from printago_moonraker.commands.lanes import Lane, Lanes
 from printago_moonraker.commands.registry import Answer, Command, Context, success
+from printago_moonraker.log import printable
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
 from printago_moonraker.printago.endpoint import Message
+from printago_moonraker.printago.store import Store
 from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
 from tests.fakes.klipper import Recorder, bench
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from printago_moonraker.commands.registry import Parameters
@@ -69,6 +74,7 @@ async def test_what_is_refused_at_the_door(tmp_path: Path, payload: bytes, code:
     """Answered at once with its code and an echo of what could be read; nothing reaches the printer."""
     async with bench(tmp_path) as it:
         it.receive(payload)
+        await it.until(lambda: it.answers and it.acknowledged == [1])
         ((kind, data, said),) = it.answers
         assert (kind, data["code"]) == ("error", code)
         assert said == {name: echo[name] for name in ("type", "action", "id") if name in echo}
@@ -82,6 +88,7 @@ async def test_a_retained_command_moves_nothing(tmp_path: Path) -> None:
     """Nothing moves because a broker remembered something."""
     async with bench(tmp_path) as it:
         it.receive(json.dumps(HOME).encode(), retain=True)
+        await it.answered()
         assert it.answers[0][1]["code"] == "retained_command"
         assert it.scripts == []
 
@@ -145,42 +152,25 @@ async def test_whatever_a_handler_raises(
         assert it.acknowledged == [1, 1]
 
 
-@pytest.mark.parametrize("begun", [True, False])
-async def test_a_cancelled_command_is_answered(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
-    """Once, also when it is cancelled before its first step."""
-
-    async def handler() -> Answer:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    handled_by(monkeypatch, handler)
-    door = Door()
-
-    async def session() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            executor = door.executor(tasks)
-            executor.receive(door.message(json.dumps(HOME).encode()))
-            if begun:
-                await asyncio.sleep(0.01)
-            raise errors.ConnectionLost("The session ends.")
-
-    with pytest.raises(ExceptionGroup):
-        await session()
-    await asyncio.sleep(0)
-    assert [(kind, data["code"]) for kind, data in door.answers] == [("error", "cancelled")]
-
-
 class Door:
     """An executor with nothing behind it."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[str, dict[str, Any]]] = []
         self.acknowledged = 0
+        self.news = asyncio.Event()
 
-    def executor(self, tasks: asyncio.TaskGroup) -> Executor:
-        printer = Recorder().printer
-        context = Context(printer, Jobs(printer), Lanes(), Cameras(printer, tasks, self.publish))
-        return Executor(context, tasks, lambda kind, data, *_: self.answers.append((kind, data)))
+    @asynccontextmanager
+    async def executor(self) -> AsyncIterator[Executor]:
+        """Its tasks end with the block, and then its ledger."""
+        printer, clock = Recorder().printer, Clock()
+        async with Store(None, trusted_time=clock.trusted_time) as store, asyncio.TaskGroup() as tasks:
+            context = Context(printer, Jobs(printer), Lanes(), Cameras(printer, tasks, self.publish))
+            yield Executor(context, tasks, self.answer, store.of("voron"), clock)
+
+    def answer(self, kind: str, data: dict[str, Any], *_: object, **_more: object) -> None:
+        self.answers.append((kind, data))
+        self.news.set()
 
     async def publish(self, topic: str, frame: bytes) -> None:
         raise AssertionError
@@ -190,14 +180,46 @@ class Door:
 
     def ack(self) -> None:
         self.acknowledged += 1
+        self.news.set()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_cancelled_command_is_answered(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    """Once, also when it is cancelled before its first step."""
+    running = asyncio.Event()
+
+    async def handle(context: Context, parameters: Parameters) -> Answer:
+        running.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    name = ("printer_control", "emergency_stop")  # it begins at once
+    monkeypatch.setitem(registry.REGISTRY, name, replace(registry.REGISTRY[name], handler=handle))
+    door = Door()
+
+    async def session() -> None:
+        async with door.executor() as executor:
+            executor.receive(door.message(json.dumps({**HOME, "type": name[0], "action": name[1]}).encode()))
+            if begun:
+                await running.wait()
+            raise errors.ConnectionLost("The session ends.")
+
+    with pytest.raises(ExceptionGroup):
+        await session()
+    assert [(kind, data["code"]) for kind, data in door.answers] == [("error", "cancelled")]
 
 
 async def test_a_command_that_comes_too_late_is_left_to_the_broker() -> None:
     """The session has ended: neither acknowledged nor answered, so that the next session gets it."""
     door = Door()
-    async with asyncio.TaskGroup() as tasks:
-        executor = door.executor(tasks)
-    executor.receive(door.message(json.dumps(HOME).encode()))
+
+    async def session() -> None:
+        async with door.executor() as executor:
+            executor.receive(door.message(json.dumps(HOME).encode()))
+            raise errors.ConnectionLost("The session ends.")
+
+    with pytest.raises(ExceptionGroup):
+        await session()
     assert (door.acknowledged, door.answers) == (0, [])
 
 
@@ -220,6 +242,7 @@ async def test_order_and_overload(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         for number in range(66):
             it.send("temperature_control.set_bed", {"temperature": number + 1}, id=str(number))
+        await it.answered()
         assert [(data["code"], echo["id"]) for _, data, echo in it.answers] == [("overloaded", "65")]
         for number in range(3):
             await it.called("printer.gcode.script", number + 1)
@@ -260,11 +283,14 @@ def test_no_bytes_go_without_an_answer(payload: bytes) -> None:
     door = Door()
 
     async def main() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            door.executor(tasks).receive(door.message(payload))
+        async with door.executor() as executor, asyncio.timeout(5):
+            executor.receive(door.message(payload))
+            while not (door.answers and door.acknowledged):
+                door.news.clear()
+                await door.news.wait()
 
     asyncio.run(main())
     assert (door.acknowledged, len(door.answers)) == (1, 1)
     kind, data = door.answers[0]
     assert kind == "error", "Moonraker is not there"
-    assert data["error"].isprintable()
+    assert data["error"] == printable(data["error"], 1000), "nothing of what came is quoted uncleaned"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -79,7 +78,7 @@ class Farm:
         self._cloud = AsyncExitStack()
         self.cloud: Cloud
 
-    # ------------------------------------------------------------------------------------------------- who takes part
+    # -------------------------------------------------------------------------------------------------- who takes part
 
     def settings(self, extra: str = "") -> config.Config:
         """The agent's configuration, `extra` being more of [mqtt] or another section, written and read."""
@@ -227,7 +226,7 @@ class Farm:
         status: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout):
-                while not holds(status := await self.status()):
+                while not holds(status := await self.status()):  # noqa: ASYNC110 - the agent is asked anew
                     await asyncio.sleep(LOOK)
         except TimeoutError:
             raise AssertionError(f"not so within {timeout:g} s: {status}") from None
@@ -237,7 +236,7 @@ class Farm:
         """Until that much of the print is done."""
         await self.status_until(lambda s: (s["current_state_data"]["progress"]["completion"] or 0.0) >= percent)
 
-    # ------------------------------------------------------------------------------------------- behind the agent's back
+    # ----------------------------------------------------------------------------------------- behind the agent's back
 
     async def gcode(self, script: str) -> None:
         """Run G-code as a person at the printer would."""
@@ -247,14 +246,6 @@ class Farm:
         """Every line of G-code that reached Klipper since the test began."""
         lines: list[str] = (await self.printer.control("received_gcode"))["lines"]
         return lines
-
-    async def print_over(self, timeout: float = 20.0) -> None:
-        """Until Klipper's own log of G-code says no more of the print: nobody else need be there."""
-        async with asyncio.timeout(timeout):
-            lines: list[str] = []
-            while (now := await self.received()) != lines:
-                lines = now
-                await asyncio.sleep(1.0)  # many moves' time
 
     async def query(self, name: str) -> dict[str, Any]:
         """One of Klipper's status objects."""
@@ -271,11 +262,17 @@ class Farm:
         await self.printer.control("received_gcode", clear=True)
 
     def put(self, name: str, gcode: str, folder: str = FOLDER) -> str:
-        """Lay a G-code file onto the printer; its path below gcodes."""
+        """Lay a G-code file onto the printer, as by a file manager; its path below gcodes."""
         path = self.printer.gcodes / folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(gcode)
         return path.relative_to(self.printer.gcodes).as_posix()
+
+    async def store(self, name: str, gcode: str) -> str:
+        """The same, and Moonraker has read its metadata, as after a download."""
+        path = self.put(name, gcode)
+        await self.printer.moonraker("server.files.metascan", filename=path)
+        return path
 
     def stored(self) -> set[str]:
         """The names of the G-code files in the agent's folder."""
@@ -307,7 +304,7 @@ def check_refusal(answer: Envelope, code: str) -> str:
 async def until(holds: Callable[[], object], timeout: float = 10.0) -> None:
     """Look at what cannot call us until it is so."""
     async with asyncio.timeout(timeout):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - it cannot call us
             await asyncio.sleep(LOOK)
 
 
@@ -355,12 +352,3 @@ def check_schemas(envelopes: Sequence[Envelope]) -> None:
     for envelope in envelopes:
         for error in schemas.compiled(f"envelopes/{envelope['type']}").iter_errors(envelope):
             raise AssertionError(f"{error.json_path}: {error.message} in {envelope}")
-
-
-def alive(pid: int) -> bool:
-    """Whether that process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

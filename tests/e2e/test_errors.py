@@ -1,4 +1,4 @@
-"""What is refused: with which code, in one clear sentence, with nothing of it reaching Klipper, and the agent goes on."""
+"""What is refused: with which code, in one clear sentence, nothing of it reaching Klipper, and the agent goes on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def heating(**parameters: Any) -> bytes:
     return command({**BED, "action": "set_hotend"}, parameters=parameters)
 
 
-# ------------------------------------------------------------------------------------------- what can be said of the bytes
+# -------------------------------------------------------------------------------------- what can be said of the bytes
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_more_commands_than_can_wait(farm: Farm) -> None:
     assert len([line for line in await farm.received() if line.startswith("SET_HEATER")]) == 65
 
 
-# ---------------------------------------------------------------------------------------------- what the printer forbids
+# ------------------------------------------------------------------------------------------- what the printer forbids
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ async def test_more_commands_than_can_wait(farm: Farm) -> None:
         ("temperature_control.set_hotend", {"temperature": "999"}, "out_of_range", "300"),
         ("temperature_control.set_hotend", {"temperature": -5}, "out_of_range", "-5"),
         ("temperature_control.set_bed", {"temperature": 130.5}, "out_of_range", "130"),
-        ("temperature_control.set_hotend", {"temperature": 200, "tool": 3}, "not_supported", "tool 3"),
+        ("temperature_control.set_hotend", {"temperature": 200, "tool": 3}, "not_supported", "ool 3"),
         ("temperature_control.set_chamber", {"temperature": 40}, "not_supported", "chamber"),
-        ("movement_control.extrude", {"amount": 5, "tool": 1}, "not_supported", "tool 1"),
+        ("movement_control.extrude", {"amount": 5, "tool": 1}, "not_supported", "ool 1"),
         ("printer_control.pause_print", {}, "not_printing", "pause"),
         ("printer_control.resume_print", {}, "not_paused", "resume"),
         ("printer_control.stop_print", {}, "not_printing", "stop"),
@@ -220,10 +220,10 @@ async def test_refused_by_klipper(farm: Farm, name: str, parameters: dict[str, A
 
 async def test_in_the_way_of_a_print(farm: Farm) -> None:
     """While it prints and while it is paused, what would spoil the print is refused; the print goes on unharmed."""
-    farm.put("other.gcode", moves(5))
-    farm.put("busy.gcode", moves(400))
+    await farm.store("other.gcode", moves(5))
+    await farm.store("busy.gcode", moves(400))
     await farm.done("printer_control.start_print", file_name="busy.gcode")
-    ever = [
+    ever: list[tuple[str, dict[str, Any]]] = [
         ("printer_control.start_print", {"file_name": "other.gcode"}),
         ("printer_control.start_print_bbl", {"url": URL}),
         ("printer_control.download_gcode", {"url": URL, "file_name": "busy.gcode"}),
@@ -231,7 +231,10 @@ async def test_in_the_way_of_a_print(farm: Farm) -> None:
         ("printer_control.firmware_restart", {}),
         ("movement_control.home", {}),
     ]
-    printing = [("movement_control.jog", {"axes": {"z": 1}}), ("movement_control.extrude", {"amount": 1})]
+    printing: list[tuple[str, dict[str, Any]]] = [
+        ("movement_control.jog", {"axes": {"z": 1}}),
+        ("movement_control.extrude", {"amount": 1}),
+    ]
     await farm.completion(2)
     for name, parameters in [*ever, *printing]:
         assert "busy.gcode" in await farm.refused("busy", name, **parameters)
@@ -246,7 +249,7 @@ async def test_in_the_way_of_a_print(farm: Farm) -> None:
     assert (await farm.status())["current_job"]["file"]["name"] == "busy.gcode"
 
 
-# --------------------------------------------------------------------------------------------------------------- downloads
+# ---------------------------------------------------------------------------------------------------------- downloads
 
 
 BODY = moves(2000).encode()
@@ -272,7 +275,7 @@ BODY = moves(2000).encode()
 async def test_downloads_that_fail(
     farm: Farm, replies: list[Reply], parameters: dict[str, Any], code: str, sentence: str
 ) -> None:
-    """A download that cannot be had whole leaves no file, says why, and ends with one TransferFailed of the same code."""
+    """A download that cannot be had whole leaves no file, says why, and ends with one TransferFailed of that code."""
     before = farm.stored()
     async with source(*replies, name="fail.gcode") as (_, url):
         answer = await farm.refused(code, "printer_control.download_gcode", url=url, job_id="j-9", **parameters)
@@ -303,7 +306,7 @@ async def test_urls_that_are_not_opened(farm: Farm, url: str) -> None:
     assert await farm.received() == []
 
 
-# ------------------------------------------------------------------------------------------------------- Klipper is down
+# ---------------------------------------------------------------------------------------------------- Klipper is down
 
 
 async def test_klippy_is_gone(farm: Farm) -> None:
@@ -375,14 +378,29 @@ async def test_what_the_owner_has_switched_off(farm: Farm) -> None:
         elif name.startswith("temperature"):
             assert "allow_heating" in await farm.refused("forbidden", name, **parameters)
     can = (await farm.status())["klipper"]["can"]
-    assert not (can["move"] or can["extrude"] or can["home"])
+    assert not any(can[what] for what in ("move", "extrude", "home"))
     assert await farm.received() == []
 
 
-# ---------------------------------------------------------------------------------------------------------- never inject
+# ------------------------------------------------------------------------------------------------------- never inject
 
 
-HOSTILE = ["1\nM112", "1;M112", "1 M112", '1"\nM112\n"', "{1}", "0x10", "１", "$(id)", "1\r\nM112", "1\x00", "NaN", "1e400", ""]
+HOSTILE = [
+    "1\nM112",
+    "1;M112",
+    "1 M112",
+    '1"\nM112\n"',
+    "{1}",
+    "0x10",
+    "１",
+    "$(id)",
+    "1\r\nM112",
+    "1\x00",
+    "NaN",
+    "1e400",
+    "",
+]
+REFUSALS = {"invalid_parameters", "forbidden_path", "forbidden_url", "file_not_found", "not_supported"}
 TARGETS: list[tuple[str, str]] = [
     ("temperature_control.set_hotend", '{"temperature": %s}'),
     ("temperature_control.set_hotend", '{"temperature": 200, "tool": %s}'),
@@ -414,12 +432,7 @@ async def test_hostile_text_never_becomes_gcode(farm: Farm) -> None:
             parameters = json.loads(template % json.dumps(text))
             answer = await farm.do(name, **parameters)
             assert answer["type"] == "error", (name, parameters, answer)
-            code = answer["data"]["code"]
-            assert code in ("invalid_parameters", "forbidden_path", "forbidden_url", "file_not_found", "not_supported"), (
-                name,
-                parameters,
-                answer,
-            )
+            assert answer["data"]["code"] in REFUSALS, (name, parameters, answer)
     assert await farm.received() == []
     assert (await farm.printer.control("counters"))["emergency_stops"] == 0
 
@@ -436,7 +449,7 @@ ALLOWED = [
 
 
 async def test_only_known_forms_reach_klipper(farm: Farm) -> None:
-    """Whatever numbers and texts come with commands that are carried out, the G-code is of the agent's own few forms."""
+    """Whatever numbers and texts come with commands that are carried out, the G-code is of a few known forms."""
     await farm.warm()
     for number in (0.00001, "1.23456789", "+2", ".5", "1.", 1e-300, "-0.25"):
         await farm.done("movement_control.jog", axes={"x": number, "z": number}, tags=["\nM112", "M112"])
@@ -446,7 +459,7 @@ async def test_only_known_forms_reach_klipper(farm: Farm) -> None:
     await farm.done("movement_control.home", axes="X, y")
     names = ['q"M112".gcode', "s;M112.gcode", "h#M112 *7.gcode", "b'M112'.gcode", "ü €.gcode"]
     for name in names:
-        farm.put(name, "M117 printed\n")
+        await farm.store(name, "M117 printed\n")
         await farm.do("printer_control.start_print", file_name=name)
     lines = [line for line in await farm.received() if line != "M117 printed"]
     strange = [line for line in lines if not any(re.fullmatch(form, line) for form in ALLOWED)]

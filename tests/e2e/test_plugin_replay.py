@@ -1,17 +1,17 @@
-"""The recorded exchanges of Printago's OctoPrint plugin, sent to the agent in dialect `octoprint`: a cloud that talks to
-that plugin must be able to talk to this agent. What is meant to differ stands in the tables below, each with its reason.
+"""The recorded exchanges of Printago's OctoPrint plugin, sent to the agent in dialect `octoprint`: a cloud that talks
+to that plugin must be able to talk to this agent. What is meant to differ stands in the tables below, each with its
+reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -19,6 +19,9 @@ from printago_moonraker.printago.endpoint import Message, endpoint_for
 from printago_moonraker.printago.mqtt import connect
 from tests.e2e.farm import PRINTER_ID, Farm, Options, moves, source
 from tests.fakes.source import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -76,7 +79,7 @@ STATUS: dict[tuple[str, str], str] = {
     ("*", "temperatures.chamber.actual"): "the virtual printer has a sensor there, the plugin's had none",
     ("idle-*", "*.display"): "OctoPrint leaves it out when no file is loaded; here every member is always there",
     ("idle-*", "*.averagePrintTime"): "the same",
-    ("offline-*", "*.filament*"): "OctoPrint has two forms of no filament; here it is always the one of an idle printer",
+    ("offline-*", "*.filament*"): "OctoPrint has two forms of none; here it is always that of an idle printer",
     ("after_cancel-*", "current_state_data.currentZ"): "Klipper knows where the head is also after a print",
 }
 
@@ -147,15 +150,14 @@ async def prepare(farm: Farm, case: str, state: str) -> None:
         await start(farm, moves(400))
         await farm.status_until(lambda s: s["current_state_data"]["currentZ"])
     elif "start_print" in case:
-        farm.put(FILE, moves(400))
+        await farm.store(FILE, moves(400))
     if state in ("paused", "after_cancel"):
         await command(farm, "pause_print" if state == "paused" else "stop_print")
 
 
 async def start(farm: Farm, gcode: str) -> None:
     """A print of which the printer knows what the slicer wrote."""
-    path = farm.put(FILE, f"{SLICED[0]}{gcode}{SLICED[1]}")
-    await farm.printer.moonraker("server.files.metascan", filename=path)
+    await farm.store(FILE, f"{SLICED[0]}{gcode}{SLICED[1]}")
     await command(farm, "start_print", file_name=FILE)
     await farm.status_until(
         lambda s: s["current_state_data"]["progress"]["filepos"] and s["current_job"]["estimatedPrintTime"]
@@ -195,8 +197,9 @@ async def test_replay(farm: Farm, exchange: dict[str, Any]) -> None:
     assert envelope["printer_id"] == PRINTER_ID
     if theirs["type"] == "status":
         assert envelope["data"]["printer_state_id"] == theirs["data"]["printer_state_id"]
-        assert envelope["data"]["current_state_data"]["state"]["flags"] == (
-            theirs["data"]["current_state_data"]["state"]["flags"]
+        assert (
+            envelope["data"]["current_state_data"]["state"]["flags"]
+            == (theirs["data"]["current_state_data"]["state"]["flags"])
         )
         check_kinds(f"{exchange['state']}-{case}", theirs["data"], envelope["data"])
     elif theirs["type"] == "response":

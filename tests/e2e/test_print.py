@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.farm import ENDS, PRINT_EVENTS, Farm, is_event, moves, source
+from tests.e2e.farm import ENDS, PRINT_EVENTS, Farm, moves, source, until
 from tests.fakes.source import Reply
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ async def test_a_whole_print_with_pause_and_resume(farm: Farm) -> None:
 
 async def test_a_print_that_the_cloud_cancels(farm: Farm) -> None:
     """A cancel is its end: not a failure, with how far it was."""
-    farm.put("cancel.gcode", moves(400))
+    await farm.store("cancel.gcode", moves(400))
     await farm.done("printer_control.start_print", file_name="cancel.gcode", job_id="job-8")
     await farm.completion(3)
     await farm.done("printer_control.stop_print")
@@ -88,7 +88,7 @@ async def test_a_print_that_the_cloud_cancels(farm: Farm) -> None:
 
 async def test_a_print_whose_gcode_fails(farm: Farm) -> None:
     """A line that Klipper refuses ends the print as failed, with Klipper's own words."""
-    farm.put("fails.gcode", moves(20, tail="G1 X900\nM117 never\n"))
+    await farm.store("fails.gcode", moves(20, tail="G1 X900\nM117 never\n"))
     await farm.done("printer_control.start_print", file_name="fails.gcode", job_id="job-9")
     data = await end(farm)
     assert data["event"] == "PrintFailed"
@@ -115,10 +115,10 @@ async def test_a_print_that_a_person_starts(farm: Farm) -> None:
 
 async def test_the_same_file_twice(farm: Farm) -> None:
     """Two prints of one file are two prints, each under its own name."""
-    farm.put("twice.gcode", moves(10))
-    for job_id in ("job-11", "job-12"):
+    await farm.store("twice.gcode", moves(10))
+    for number, job_id in enumerate(("job-11", "job-12")):
         await farm.done("printer_control.start_print", file_name="twice.gcode", job_id=job_id)
-        await farm.wait_for(lambda e, job_id=job_id: is_event(e, "PrintDone") and e["data"]["job_id"] == job_id)
+        await until(lambda before=number: len(farm.events("PrintDone")) > before, timeout=20)
     assert [(each["event"], each["job_id"]) for each in farm.events(*PRINT_EVENTS)] == [
         ("PrintStarted", "job-11"), ("PrintDone", "job-11"), ("PrintStarted", "job-12"), ("PrintDone", "job-12"),
     ]  # fmt: skip
@@ -126,7 +126,7 @@ async def test_the_same_file_twice(farm: Farm) -> None:
 
 async def test_a_print_that_lasts_less_than_a_tick(farm: Farm) -> None:
     """A print that is over before anybody could see it running is a print with its one end all the same."""
-    farm.put("blink.gcode", "M117 hello\n")
+    await farm.store("blink.gcode", "M117 hello\n")
     await farm.done("printer_control.start_print", file_name="blink.gcode", job_id="job-13")
     data = await end(farm)
     assert (data["event"], data["job_id"]) == ("PrintDone", "job-13")
@@ -135,7 +135,7 @@ async def test_a_print_that_lasts_less_than_a_tick(farm: Farm) -> None:
 
 async def test_filament_runs_out(farm: Farm) -> None:
     """A runout is told, and the pause that the printer itself makes of it, and the print can be stopped then."""
-    farm.put("runout.gcode", moves(400))
+    await farm.store("runout.gcode", moves(400))
     await farm.done("printer_control.start_print", file_name="runout.gcode")
     await farm.completion(2)
     await farm.printer.control("filament", present=False)
@@ -149,7 +149,7 @@ async def test_filament_runs_out(farm: Farm) -> None:
 
 async def test_klipper_shuts_down_in_a_print(farm: Farm) -> None:
     """An emergency stop fails the print, with the reason, although Klipper itself calls it paused."""
-    farm.put("estop.gcode", moves(400))
+    await farm.store("estop.gcode", moves(400))
     await farm.done("printer_control.start_print", file_name="estop.gcode", job_id="job-14")
     await farm.completion(2)
     await farm.done("printer_control.emergency_stop")
@@ -163,7 +163,7 @@ async def test_klipper_shuts_down_in_a_print(farm: Farm) -> None:
 
 async def test_klippy_is_killed_in_a_print(farm: Farm) -> None:
     """A Klipper that dies takes its print with it: one failure, told once, and not again when Klipper is back."""
-    farm.put("killed.gcode", moves(400))
+    await farm.store("killed.gcode", moves(400))
     await farm.done("printer_control.start_print", file_name="killed.gcode", job_id="job-15")
     await farm.completion(2)
     await farm.printer.kill_klippy()

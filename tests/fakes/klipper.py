@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import commands as _declared  # noqa: F401 - importing it declares them
+from printago_moonraker.clock import Clock
 from printago_moonraker.commands.executor import Executor
 from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
@@ -18,6 +19,7 @@ from printago_moonraker.errors import LinkError
 from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.printago.endpoint import Message
+from printago_moonraker.printago.store import Store
 from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.facts import read_facts
 from printago_moonraker.printer.jobs import Jobs
@@ -28,6 +30,7 @@ from tests.fakes.moonraker import SILENT, FakeMoonraker, Refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from printago_moonraker.printago.store import PrinterStore, Write
     from printago_moonraker.printer.prints import Transition
 
 Status = dict[str, dict[str, Any]]
@@ -160,6 +163,7 @@ class Bench:
         self.klippy = "ready"
         self.watch: KlippyWatch | None = None
         self.executor: Executor
+        self.ledger: PrinterStore
         self._news = asyncio.Event()
         printer.on_change = self._changed
 
@@ -174,22 +178,26 @@ class Bench:
                 self._news.clear()
                 await self._news.wait()
 
-    def answer(self, kind: str, data: dict[str, Any], command: dict[str, str], _message: Message) -> None:
-        self.answers.append((kind, data, command))
+    def answer(
+        self, kind: str, data: dict[str, Any], echo: dict[str, str], _to: object, *, also: Write | None, at: object
+    ) -> asyncio.Future[Any] | None:
+        self.answers.append((kind, data, echo))
         self._news.set()
+        return self.ledger.save(also) if also is not None else None
 
     async def publish(self, camera_name: str, jpeg: bytes) -> None:
         self.frames.append((camera_name, jpeg))
         self._news.set()
 
-    def receive(self, payload: bytes, *, retain: bool = False) -> None:
+    def receive(self, payload: bytes, *, retain: bool = False, dup: bool = False, expiry: int | None = None) -> None:
         number = len(self.acknowledged)
         self.acknowledged.append(0)
 
         def ack() -> None:
             self.acknowledged[number] += 1
+            self._news.set()
 
-        self.executor.receive(Message("c", payload, 1, retain, False, None, None, None, ack))
+        self.executor.receive(Message("c", payload, 1, retain, dup, None, None, expiry, ack))
 
     def send(self, name: str, parameters: Any = None, **members: Any) -> None:
         """A command comes in: `send("movement_control.home")`."""
@@ -307,10 +315,11 @@ async def bench(folder: Path, *, connected: bool = True, **commands: Any) -> Asy
         printer = Printer(*make_config(moonraker.url, folder, **commands), emit=lambda *event: emitted.append(event))
         it = Bench(moonraker, printer, emitted)
         it.script()
-        async with asyncio.TaskGroup() as tasks:
-            it.executor = Executor(
-                Context(printer, Jobs(printer), Lanes(), Cameras(printer, tasks, it.publish)), tasks, it.answer
-            )
+        clock = Clock()
+        async with Store(None, trusted_time=clock.trusted_time) as store, asyncio.TaskGroup() as tasks:
+            context = Context(printer, Jobs(printer), Lanes(), Cameras(printer, tasks, it.publish))
+            it.ledger = store.of("voron")
+            it.executor = Executor(context, tasks, it.answer, it.ledger, clock)
             link = tasks.create_task(it.stay_connected()) if connected else None
             if connected:
                 await it.until(lambda: printer.facts.tools)

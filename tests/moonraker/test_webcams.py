@@ -52,7 +52,7 @@ ENTRY: dict[str, Any] = {
     ],
 )
 def test_urls(url: str, moonraker: str, expected: str) -> None:
-    """A relative URL belongs to port 80 of Moonraker's host, and so does a loopback address; what is no http is none."""
+    """A relative URL belongs to port 80 of Moonraker's host, and so does a loopback address; all else is none."""
     assert resolve(url, moonraker) == expected
 
 

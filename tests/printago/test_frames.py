@@ -11,11 +11,11 @@ from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
 from printago_moonraker.printago.link import Link
 from printago_moonraker.printago.mqtt import Endpoint, Message, connect
+from printago_moonraker.printago.store import Store
+from tests.fakes.broker import PUBLISH, FakeBroker, Peer, fake_broker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from printago_moonraker.printago.store import Store
+    from collections.abc import AsyncIterator, Callable
 
 JPEG = b"\xff\xd8\x00{not an envelope}\xff\xd9"
 
@@ -24,6 +24,12 @@ def make_link(endpoint: Endpoint, dialect: Dialect, store: Store, up: asyncio.Ev
     codec = EnvelopeCodec("v", "klipper", dialect)
     topics = make_topics("v", dialect)
     return Link(endpoint, topics, codec, store.of("v"), on_command=lambda _: None, on_up=up.set, name="printago v")
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    async with Store(None, trusted_time=lambda: None) as running:
+        yield running
 
 
 @pytest.mark.parametrize(
@@ -50,3 +56,39 @@ async def test_a_frame(dialect: Dialect, topic: str, store: Store, endpoint: Cal
     assert (frame.topic, frame.payload, frame.qos, frame.retain) == (topic, JPEG, 0, False)
     with pytest.raises(ConnectionLost):
         await link.publish_frame("front /1", b"too late")
+
+
+async def sent_within(link: Link, seconds: float) -> int:
+    """How many frames of 1 MB go out one after the other in that time."""
+    sent = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                await link.publish_frame("front", bytes(1024 * 1024))
+                sent += 1
+    except TimeoutError:
+        return sent
+
+
+async def test_a_slow_uplink_is_felt(store: Store) -> None:
+    """A broker that takes nothing holds up who publishes, so that frames do not pile up in memory."""
+
+    async def script(_: FakeBroker, peer: Peer) -> None:
+        await peer.accept()
+        packet = await peer.read()  # `connected`
+        assert packet.kind == PUBLISH
+        start = 2 + int.from_bytes(packet.body[:2], "big")
+        peer.write(bytes([0x40, 2]) + packet.body[start : start + 2])
+        await asyncio.Event().wait()
+
+    up = asyncio.Event()
+    async with fake_broker(script) as broker:
+        link = make_link(Endpoint("127.0.0.1", broker.port, "v", tls=False), Dialect.KLIPPER, store, up)
+        running = asyncio.create_task(link.run())
+        try:
+            async with asyncio.timeout(5):
+                await up.wait()
+            assert await sent_within(link, 1.0) < 20  # until the sockets' buffers are full
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

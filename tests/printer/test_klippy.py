@@ -9,7 +9,7 @@ import pytest
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.printer import klippy
 from tests.fakes.klipper import PATH, bench, printing, snapshot
-from tests.fakes.moonraker import Refusal
+from tests.fakes.moonraker import SILENT, Refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +81,7 @@ async def test_a_shutdown_is_known_at_once_with_its_reason(tmp_path: Path) -> No
     """The G-code response comes a tick before the status, and tells no reason: Klipper is asked for it."""
     async with bench(tmp_path) as it:
         await it.push(**printing())
+        it.moonraker.answers["printer.objects.subscribe"] = SILENT  # it is answered on the tick, which is too late
         it.klippy = "shutdown"
         it.status["webhooks"] = {"state": "shutdown", "state_message": "Shutdown due to webhooks request\nOnce"}
         await it.moonraker.notify("notify_gcode_response", "// Klipper state: Shutdown")

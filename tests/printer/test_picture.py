@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from printago_moonraker.printer import picture
 from printago_moonraker.virtual.webcam import make_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Pixel = tuple[int, int, int]
 WIDTH, HEIGHT = 96, 64

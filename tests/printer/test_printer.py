@@ -232,7 +232,7 @@ def test_the_end_of_a_cancel_by_the_agent_is_a_cancel() -> None:
     with printer.operation(Phase.CANCELLING):
         printer.prints.gcode_error("Move out of range", time.monotonic())
         printer.apply(printing("cancelled"))
-    assert recorder.changes == ["PrintCancelled"]
+    assert recorder.changes == ["PrintStarted", "PrintCancelled"]
 
 
 def test_a_lost_moonraker_shows_nothing() -> None:

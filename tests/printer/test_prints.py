@@ -220,13 +220,13 @@ def test_a_look_at_the_last_job_is_not_the_next_one() -> None:
     assert follower.transitions[0].job.job_id == "job-7"
 
 
-def test_a_print_that_was_on_before_is_adopted_in_silence() -> None:
-    """Its start was before this process's time, its end is not."""
+def test_a_print_that_nobody_remembers_is_told_from_its_start() -> None:
+    """One that is on at the first look: its end is told, and so there must be a start."""
     follower = Follower(print_stats={"state": "paused", "filename": PATH})
-    assert follower.names == ""
+    assert follower.names == "STARTED"
     follower.job("printing")
     follower.job("complete")
-    assert follower.names == "RESUMED DONE"
+    assert follower.names == "STARTED RESUMED DONE"
 
 
 # -------------------------------------------------------------------------------------------------- while out of sight

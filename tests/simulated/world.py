@@ -68,9 +68,15 @@ class World:
         self.commands = 0
         self.drops: Counter[str] = Counter()
         self.waiting: deque[bytes] = deque()  # commands that the broker keeps while the agent is away
+        self.evidence: list[str] = []  # what led to the first thing that was told twice
         self._recent: deque[int] = deque(maxlen=2000)
+        self._trace: deque[str] = deque(maxlen=60)
 
     # ------------------------------------------------------------------------------------------------ the printer
+
+    def note(self, text: str) -> None:
+        """For the evidence."""
+        self._trace.append(f"{asyncio.get_running_loop().time():12.3f} {text}")
 
     def push(self, **delta: dict[str, Any]) -> None:
         """Klipper's status changes, and whoever listens is told."""
@@ -85,6 +91,7 @@ class World:
 
     def begin(self, file: str, *, ours: bool) -> None:
         self.jobs += 1
+        self.note(f"begins {file}")
         self.job = self.open[file] = Job(file, ours)
         if self.moonraker_up:
             self.history.appendleft({"filename": file, "status": "in_progress", "total_duration": 0.0})
@@ -96,6 +103,7 @@ class World:
         job, self.job = self.job, None
         if job is None:
             return
+        self.note(f"ends {job.file}: {status}, seen: {job.seen}")
         job.end = {"completed": "PrintDone", "cancelled": "PrintCancelled"}.get(status, "PrintFailed")
         if not job.seen:
             self.open.pop(job.file, None)
@@ -110,30 +118,35 @@ class World:
                 self.history[0]["status"] = status
 
     def klippy_dies(self) -> None:
+        self.note("Klipper dies")
         self.klippy_up = False
         self.notify("notify_klippy_disconnected")
         self.end("klippy_disconnect")
         self.status = copy.deepcopy(STATUS)
 
     def klippy_comes(self) -> None:
+        self.note("Klipper is back")
         self.klippy_up = True
         for connection in self.connections:
             connection.subscribed = False
         self.notify("notify_klippy_ready")
 
     def moonraker_dies(self) -> None:
+        self.note("Moonraker dies")
         if self.job is not None:
             self.close_history("server_exit", self.job.file)
         self.moonraker_up = False
         self.drop_moonraker()
 
     def drop_moonraker(self) -> None:
+        self.note("the link to Moonraker drops")
         for connection in list(self.connections):
             connection.lose()
 
     # -------------------------------------------------------------------------------------------------- the cloud
 
     def drop_mqtt(self) -> None:
+        self.note("the link to Printago drops")
         for session in list(self.sessions):
             session.lose()
 
@@ -156,6 +169,9 @@ class World:
             return
         self._recent.append(digest)
         envelope = json.loads(payload)
+        if envelope["type"] in ("event", "success", "error"):
+            what = envelope["data"].get("event") or json.dumps(envelope["data"])[:150]
+            self.note(f"  {envelope['timestamp']} {what} {envelope['data'].get('path', '')} {envelope['data'].get('reason', '')}")
         self.answers += "command" in envelope
         event = envelope["data"].get("event")
         if event == "PrintStarted" or event in ENDS:
@@ -163,6 +179,9 @@ class World:
 
     def _print_told(self, file: str, event: str) -> None:
         self.told[file, event in ENDS] += 1
+        self.note(f"told {event} of {file}")
+        if self.told[file, event in ENDS] > 1 and not self.evidence:
+            self.evidence = list(self._trace)
         job = self.open.get(file)
         if event in ENDS and job is not None:
             if event != job.end:

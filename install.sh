@@ -1,0 +1,503 @@
+#!/bin/sh
+# Installs printago-moonraker on a Klipper host, from the clone that this file is in: see docs/install.md.
+#
+# First everything is looked at, and what stands in the way is said in one line; only then is anything changed.
+# No file that it did not make is replaced. POSIX sh, so that a printer with busybox can at least read why not.
+#
+# From the environment: PYTHON, the Python to use; DESTDIR, as in make, where / is for what is outside the home folder.
+set -eu
+umask 022
+
+NAME=printago-moonraker
+REPO=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+VENV=${HOME:?}/$NAME-env
+UNIT=${DESTDIR:-}/etc/systemd/system/$NAME.service
+HOST_FILES=$REPO/printago_moonraker/host
+DROP_IN=printago-update.conf
+INCLUDE="[include $DROP_IN]"
+DISK_NEEDED=250 # MB; the environment takes 90, and pip unpacks beside it
+
+DRY_RUN=no
+UNINSTALL=no
+INTERACTIVE=yes
+UPDATE_MANAGER=ask
+
+# ---- saying and doing
+
+usage() {
+    cat <<END
+usage: ./install.sh [--dry-run] [--non-interactive] [--update-manager | --no-update-manager]
+       ./install.sh --uninstall [--dry-run] [--non-interactive]
+
+Installs the agent for all Moonraker instances of this user, as a systemd service.
+
+  --dry-run            say what would be done, and touch nothing
+  --non-interactive    ask nothing, not even a password (sudo must need none)
+  --update-manager     let Moonraker's update manager keep the agent up to date; --no-update-manager: do not ask
+  --uninstall          take away what it has installed, and say what it leaves
+END
+}
+
+say() { printf '%s\n' "$*"; }
+note() { printf '  %s\n' "$*"; }
+die() {
+    printf 'install.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+run() {
+    if [ "$DRY_RUN" = yes ]; then note "would run: $*"; else "$@"; fi
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        run "$@"
+    elif [ "$INTERACTIVE" = no ]; then
+        run sudo -n "$@"
+    else
+        run sudo "$@"
+    fi
+}
+
+# put FILE MODE: standard input becomes FILE, in one step
+put() {
+    text=$(cat)
+    if [ -f "$1" ] && [ "$(cat "$1")" = "$text" ]; then
+        note "$1 is as it should be"
+    elif [ "$DRY_RUN" = yes ]; then
+        note "would write $1"
+        case $1 in "$VENV"/*) ;; *) printf '%s\n' "$text" | sed 's/^/      /' ;; esac
+    else
+        printf '%s\n' "$text" >"$1.new"
+        chmod "$2" "$1.new"
+        mv -f "$1.new" "$1"
+        note "wrote $1"
+    fi
+}
+
+has_line() { [ -f "$1" ] && tr -d '\r' <"$1" | grep -Fqx -- "$2"; }
+
+# append_line FILE LINE: whether FILE ends with a new line stays as it is, so that it can be taken back to the byte
+append_line() {
+    if has_line "$1" "$2"; then
+        note "$1 has the line $2"
+    elif [ "$DRY_RUN" = yes ]; then
+        note "would add to $1: $2"
+    elif [ -n "$(tail -c 1 "$1")" ]; then
+        printf '\n%s' "$2" >>"$1"
+        note "added to $1: $2"
+    else
+        printf '%s\n' "$2" >>"$1"
+        note "added to $1: $2"
+    fi
+}
+
+# remove_line FILE LINE: in place, for FILE may be a link
+remove_line() {
+    has_line "$1" "$2" || return 0
+    if [ "$DRY_RUN" = yes ]; then
+        note "would take out of $1: $2"
+        return
+    fi
+    rest=$(awk -v line="$2" '{ bare = $0; sub(/\r$/, "", bare) } bare != line' "$1" && printf x)
+    rest=${rest%x}
+    if [ -n "$(tail -c 1 "$1")" ]; then rest=${rest%?}; fi
+    printf '%s' "$rest" >"$1"
+    note "took out of $1: $2"
+}
+
+# ---- looking
+
+parse_options() {
+    for option in "$@"; do
+        case $option in
+        --dry-run) DRY_RUN=yes ;;
+        --uninstall) UNINSTALL=yes ;;
+        --non-interactive) INTERACTIVE=no ;;
+        --update-manager) UPDATE_MANAGER=yes ;;
+        --no-update-manager) UPDATE_MANAGER=no ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            printf 'install.sh: there is no option %s\n' "$option" >&2
+            usage >&2
+            exit 2
+            ;;
+        esac
+    done
+}
+
+# The data folders of this user's Moonrakers, one a line; the last is where Creality's printers have it.
+find_instances() {
+    for folder in "$HOME/printer_data" "$HOME"/printer_*_data "${DESTDIR:-}/usr/data/printer_data"; do
+        if [ -f "$folder/config/moonraker.conf" ]; then printf '%s\n' "$folder"; fi
+    done
+}
+
+check_user() {
+    [ "$(id -u)" = 0 ] || return 0
+    if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+        die "run it as $SUDO_USER, without sudo: it asks for sudo where it must"
+    fi
+    [ -n "$INSTANCES" ] || die "run it as the user who runs Klipper, not as root: root has no Moonraker in $HOME"
+}
+
+# Another path would need quoting in a unit, a shebang and a .pth file, each with rules of its own.
+check_plain() {
+    for path in "$@"; do
+        case $path in
+        *[!A-Za-z0-9/._@+-]*) die "$path has characters other than letters, digits and / . _ @ + -: use another path" ;;
+        esac
+    done
+}
+
+check_paths() {
+    check_plain "$HOME" "$REPO" "$(printf '%s' "$INSTANCES" | tr '\n' /)"
+    if [ -e "$VENV" ] && [ ! -f "$VENV/pyvenv.cfg" ]; then
+        die "$VENV is there, and is no Python environment: move it away"
+    fi
+}
+
+is_appliance() { [ -d "${DESTDIR:-}/usr/data" ] || [ -e "${DESTDIR:-}/etc/openwrt_release" ]; }
+
+# Sets PYTHON and its VERSION.
+find_python() {
+    seen=none
+    for PYTHON in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+        if "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then return; fi
+        seen="$VERSION"
+    done
+    if is_appliance; then
+        die "this printer's own system cannot run the agent (Python 3.11 is needed, here: $seen):" \
+            "run it on another computer in your network, see docs/install.md"
+    fi
+    die "Python 3.11 or newer is needed, here: $seen; Debian 12 and Raspberry Pi OS Bookworm have it"
+}
+
+check_packages() {
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        die "$PYTHON cannot make virtual environments: sudo apt-get install python3-venv, then run this again"
+    if [ "$UPDATE_MANAGER" = yes ] && [ -z "$(clone_origin)" ]; then
+        die "--update-manager needs a git clone, on a branch, with a remote origin; $REPO is none"
+    fi
+}
+
+check_disk() {
+    free=$(df -Pk "$HOME" | awk 'NR == 2 { print int($4 / 1024) }')
+    [ "$free" -ge "$DISK_NEEDED" ] || die "the disk is nearly full: $HOME has $free MB free, $DISK_NEEDED MB are needed"
+}
+
+# systemd is the first process, or it cannot start a service: `offline` and `unknown` say that it is not.
+find_systemd() {
+    SYSTEMD=no
+    command -v systemctl >/dev/null || return 0
+    case $(systemctl is-system-running 2>/dev/null || true) in
+    '' | offline | unknown) ;;
+    *) SYSTEMD=yes ;;
+    esac
+}
+
+check_sudo() {
+    if [ "$SYSTEMD" = no ] || [ "$(id -u)" = 0 ]; then return; fi
+    command -v sudo >/dev/null || die "a service is installed with sudo, which is not there: install sudo first"
+    if [ "$INTERACTIVE" = no ] && [ "$DRY_RUN" = no ]; then
+        sudo -n true 2>/dev/null || die "sudo asks for a password here, and --non-interactive cannot give one"
+    fi
+}
+
+# Sets CONFIG, and DATA and LOGS, the folders in which the agent writes, and its printers' URLs as KNOWN.
+find_config() {
+    CONFIG=
+    for folder in "$HOME/printer_data" $INSTANCES; do
+        if [ -f "$folder/config/printago.cfg" ]; then CONFIG=$folder/config/printago.cfg && break; fi
+        if [ -z "$CONFIG" ] && [ -f "$folder/config/moonraker.conf" ]; then CONFIG=$folder/config/printago.cfg; fi
+    done
+    [ -n "$CONFIG" ] || die "there is no Moonraker in $HOME/printer_data or $HOME/printer_*_data: install Moonraker" \
+        "first; for printers on other hosts, write $HOME/printer_data/config/printago.cfg, see docs/install.md"
+    folder=${CONFIG%/config/printago.cfg}
+    DATA=$folder/printago
+    LOGS=$folder/logs
+    KNOWN=
+    [ -f "$CONFIG" ] || return 0
+    facts=$(read_config) || exit 1
+    DATA=$(printf '%s\n' "$facts" | sed -n 1p)
+    LOGS=$(printf '%s\n' "$facts" | sed -n 2p)
+    LOGS=${LOGS:-$folder/logs}
+    KNOWN=$(printf '%s\n' "$facts" | sed 1,2d)
+    check_plain "$DATA" "$LOGS"
+}
+
+# config.py needs nothing but Python itself. Its error is one line that says what to correct.
+read_config() {
+    PYTHONPATH=$REPO "$PYTHON" -B - "$CONFIG" <<'END'
+import sys
+from pathlib import Path
+from printago_moonraker import config, errors
+
+try:
+    settings = config.load(Path(sys.argv[1]))
+except errors.ConfigError as error:
+    sys.exit(f"install.sh: nothing was changed, because the configuration has a mistake: {error}")
+log = settings.printago.log_path
+print(settings.printago.data_path, log.parent if log else "", *(each.moonraker_url for each in settings.printers), sep="\n")
+END
+}
+
+# server_option FILE NAME: what [server] of a moonraker.conf says, or nothing
+server_option() {
+    awk -v name="$2" '
+        /^\[/ { inside = /^\[[[:space:]]*server[[:space:]]*\]/; next }
+        inside && match($0, "^" name "[[:space:]]*[:=]") {
+            value = substr($0, RLENGTH + 1)
+            sub(/[[:space:]]+[#;].*$/, "", value)
+            gsub(/^[[:space:]]+|[[:space:]]+$/, "", value)
+            print value
+            exit
+        }' "$1"
+}
+
+moonraker_url() {
+    conf=$1/config/moonraker.conf
+    host=$(server_option "$conf" host)
+    port=$(server_option "$conf" port)
+    prefix=$(server_option "$conf" route_prefix)
+    case $host in '' | all | 0.0.0.0 | :: | localhost) host=127.0.0.1 ;; *:*) host="[$host]" ;; esac
+    case $port in '' | *[!0-9]*) port=7125 ;; esac
+    prefix=${prefix#/}
+    printf 'http://%s:%s%s\n' "$host" "$port" "${prefix:+/${prefix%/}}"
+}
+
+# printer_data is named after the host, printer_voron_data voron, printer_2_data after both.
+printer_name() {
+    host=$(uname -n | sed 's/\..*//' | tr -c 'A-Za-z0-9_\n-' '-')
+    name=$(basename "$1" | sed 's/^printer_data$//; s/^printer_\(.*\)_data$/\1/' | tr -c 'A-Za-z0-9_\n-' '-')
+    case $name in
+    '') printf '%s\n' "${host:-printer}" ;;
+    *[!0-9]*) printf '%s\n' "$name" ;;
+    *) printf '%s\n' "${host:-printer}-$name" ;;
+    esac
+}
+
+printer_sections() {
+    names=' '
+    for instance in $INSTANCES; do
+        url=$(moonraker_url "$instance")
+        if printf '%s\n' "$KNOWN" | grep -Fqx -- "$url"; then continue; fi
+        printer=$(printer_name "$instance")
+        case $names in *" $printer "*) printer=$printer-2 ;; esac
+        names="$names$printer "
+        printf '\n[printer %s]\nmoonraker_url: %s\n' "$printer" "$url"
+    done
+}
+
+clone_origin() {
+    git -C "$REPO" symbolic-ref --quiet HEAD >/dev/null 2>&1 || return 0
+    git -C "$REPO" remote get-url origin 2>/dev/null || true
+}
+
+# ---- changing
+
+install_environment() {
+    say "Python environment ($PYTHON, $VERSION)"
+    # An upgrade of the host's Python leaves an environment behind that cannot start.
+    if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null || [ ! -d "$VENV/lib/python$VERSION" ]; then
+        run "$PYTHON" -m venv --clear "$VENV"
+    fi
+    run "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade \
+        --requirement "$HOST_FILES/requirements.txt" ||
+        die "pip cannot install what the agent needs, see above; look to the network, then run this again"
+    # The code is run where it is: after `git pull` there is nothing to build.
+    say "$REPO" | put "$VENV/lib/python$VERSION/site-packages/$NAME.pth" 644
+    sed "s|^#!.*|#!$VENV/bin/python|" "$HOST_FILES/launcher" | put "$VENV/bin/$NAME" 755
+}
+
+install_config() {
+    say "Configuration"
+    if [ -f "$CONFIG" ]; then
+        note "$CONFIG is there, and stays as it is"
+        missing=$(printer_sections)
+        if [ -n "$missing" ]; then
+            note "it lacks printers of this host; to serve them, add:"
+            printf '%s\n' "$missing" | sed '/^$/d; s/^/      /'
+        fi
+    else
+        { starting_config && printer_sections; } | put "$CONFIG" 644
+    fi
+    if [ ! -d "$DATA" ]; then run mkdir -m 700 -p "$DATA"; fi
+}
+
+starting_config() {
+    cat <<END
+# printago-moonraker; all options: $REPO/README.md
+# After a change: sudo systemctl restart $NAME. After a change of data_path or log_path: ./install.sh again.
+END
+    if [ "$DATA" != "$HOME/printer_data/printago" ]; then printf '\n[printago]\ndata_path: %s\n' "$DATA"; fi
+    cat <<END
+
+# A printer's name is what Printago knows it by: no two printers of an account may have the same.
+END
+}
+
+# Moonraker makes moonraker.asvc at its first start, with its own services in it: not to be forestalled.
+allow_service() {
+    say "Moonraker's permission to restart the service"
+    for instance in $INSTANCES; do
+        if [ -f "$instance/moonraker.asvc" ]; then
+            append_line "$instance/moonraker.asvc" "$NAME"
+        else
+            note "$instance has no moonraker.asvc yet: start Moonraker once, then run this again"
+        fi
+    done
+}
+
+wants_update_manager() {
+    if [ "$UPDATE_MANAGER" = ask ]; then
+        UPDATE_MANAGER=no
+        for instance in $INSTANCES; do
+            if has_line "$instance/config/moonraker.conf" "$INCLUDE"; then UPDATE_MANAGER=yes; fi
+        done
+        if [ "$UPDATE_MANAGER" = no ] && [ "$INTERACTIVE" = yes ] && [ "$DRY_RUN" = no ] && [ -t 0 ] &&
+            [ -n "$(clone_origin)" ]; then
+            printf 'Shall Moonraker keep the agent up to date (a line in moonraker.conf)? [y/N] '
+            read -r answer || answer=
+            case $answer in [yY]*) UPDATE_MANAGER=yes ;; esac
+        fi
+    fi
+    [ "$UPDATE_MANAGER" = yes ] && [ -n "$(clone_origin)" ]
+}
+
+install_update_manager() {
+    wants_update_manager || return 0
+    say "Moonraker's update manager"
+    for instance in $INSTANCES; do
+        conf=$instance/config/moonraker.conf
+        if grep -q "^\[update_manager $NAME\]" "$conf"; then
+            note "$conf has an entry of its own, which stays"
+            continue
+        fi
+        # The file first: Moonraker does not start when it cannot find what it shall include.
+        update_entry | put "$instance/config/$DROP_IN" 644
+        append_line "$conf" "$INCLUDE"
+    done
+}
+
+update_entry() {
+    branch=$(git -C "$REPO" symbolic-ref --short HEAD)
+    origin=$(clone_origin) branch=$branch repo=$REPO venv=$VENV awk '
+        /^path:/ { $0 = "path: " ENVIRON["repo"] }
+        /^virtualenv:/ { $0 = "virtualenv: " ENVIRON["venv"] }
+        /^origin:/ { $0 = "origin: " ENVIRON["origin"] }
+        /^primary_branch:/ { $0 = "primary_branch: " ENVIRON["branch"] }
+        { print }' "$REPO/moonraker.conf.example"
+}
+
+unit_text() {
+    sed -e "s|@USER@|$(id -un)|; s|@REPO@|$REPO|; s|@VENV@|$VENV|; s|@CONFIG@|$CONFIG|; s|@DATA@|$DATA|; s|@LOGS@|$LOGS|" \
+        "$HOST_FILES/$NAME.service"
+}
+
+install_service() {
+    say "Service"
+    if [ "$SYSTEMD" = no ]; then
+        note "no systemd runs here: start the agent by what starts Moonraker, with"
+        note "$VENV/bin/$NAME run -c $CONFIG"
+        return
+    fi
+    if [ "$(id -u)" != 0 ]; then note "sudo is needed to write $UNIT, and to start it"; fi
+    if [ -f "$UNIT" ] && [ "$(cat "$UNIT")" = "$(unit_text)" ]; then
+        note "$UNIT is as it should be"
+    elif [ "$DRY_RUN" = yes ]; then
+        unit_text | put "$UNIT" 644
+    else
+        unit_text >"$VENV/$NAME.service"
+        as_root install -m 644 "$VENV/$NAME.service" "$UNIT"
+        note "wrote $UNIT"
+    fi
+    as_root systemctl daemon-reload
+    as_root systemctl enable --quiet "$NAME"
+    as_root systemctl restart "$NAME" || die "the service does not start: journalctl -u $NAME -n 20 says why"
+}
+
+next_steps() {
+    if [ "$DRY_RUN" = yes ]; then
+        printf '\nNothing was touched.\n'
+        return
+    fi
+    cat <<END
+
+Installed. What is left to do:
+  1. Look through $CONFIG: are these the printers' names?
+     With the store ID and the API key of your Printago account, complete it by
+       [mqtt]
+       username: YOUR-STORE-ID
+       password_file: $DATA/api-key
+     and put the key, alone, into that file (chmod 600).
+END
+    if [ "$SYSTEMD" = yes ]; then
+        cat <<END
+  2. sudo systemctl restart $NAME; systemctl status $NAME
+     Its log: journalctl -u $NAME -f
+END
+    else
+        say "  2. Start the agent: $VENV/bin/$NAME run -c $CONFIG"
+    fi
+    cat <<END
+  3. See that a printer answers through Printago's broker:
+     $VENV/bin/$NAME send -c $CONFIG printer_control.get_status
+  4. Restart Moonraker when nothing is printing, so that it reads its files again.
+END
+}
+
+uninstall() {
+    say "Service"
+    if [ -f "$UNIT" ]; then
+        if [ "$(id -u)" != 0 ]; then note "sudo is needed to stop it, and to remove $UNIT"; fi
+        if [ "$SYSTEMD" = yes ]; then as_root systemctl disable --quiet --now "$NAME"; fi
+        as_root rm -f "$UNIT"
+        if [ "$SYSTEMD" = yes ]; then as_root systemctl daemon-reload; fi
+    fi
+    say "Moonraker's files"
+    for instance in $INSTANCES; do
+        remove_line "$instance/moonraker.asvc" "$NAME"
+        remove_line "$instance/config/moonraker.conf" "$INCLUDE"
+        if [ -f "$instance/config/$DROP_IN" ]; then run rm -f "$instance/config/$DROP_IN"; fi
+    done
+    say "Python environment"
+    if [ -f "$VENV/pyvenv.cfg" ]; then run rm -rf "$VENV"; fi
+    say "What stays, because it is yours:"
+    for folder in "$HOME/printer_data" $INSTANCES; do
+        for each in "$folder/config/printago.cfg" "$folder/printago"; do
+            if [ -e "$each" ]; then say "$each"; fi
+        done
+    done | sort -u | sed 's/^/  /'
+    note "$REPO"
+}
+
+main() {
+    parse_options "$@"
+    INSTANCES=$(find_instances)
+    check_user
+    check_paths
+    find_systemd
+    if [ "$UNINSTALL" = yes ]; then
+        check_sudo
+        uninstall
+        return
+    fi
+    find_python
+    check_packages
+    check_disk
+    check_sudo
+    find_config
+    install_environment
+    install_config
+    allow_service
+    install_update_manager
+    install_service
+    next_steps
+}
+
+main "$@"

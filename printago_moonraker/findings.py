@@ -1,0 +1,119 @@
+"""What `doctor` has found, and how it is shown to a person and to a program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import textwrap
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from printago_moonraker import __version__
+from printago_moonraker.log import hidden, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+T = TypeVar("T")
+
+STEP: Final = 20.0  # s for one check: what takes longer does not work either
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was seen, and what to do. `printer` is "" for what concerns all of them."""
+
+    name: str
+    outcome: Outcome
+    saw: str
+    todo: str = ""
+    printer: str = ""
+
+
+class Failed(Exception):
+    """A check's condition does not hold."""
+
+    def __init__(self, saw: str, todo: str) -> None:
+        super().__init__(saw)
+        self.saw, self.todo = saw, todo
+
+
+class Report:
+    """The findings, in the order of `add`; one owner a chain of checks."""
+
+    def __init__(self, printer: str = "") -> None:
+        self.checks: list[Check] = []
+        self._printer = printer
+
+    async def make(self, name: str, check: Awaitable[tuple[T, str]], then: str = "") -> T | None:
+        """Make one check, which gives its result and what was seen; None when it failed. `then`: names of those that
+        are not made in that case.
+        """
+        try:
+            async with asyncio.timeout(STEP):
+                result, saw = await check
+        except Failed as failed:
+            self.add(name, Outcome.FAILED, failed.saw, failed.todo)
+        except TimeoutError:
+            self.add(name, Outcome.FAILED, f"no answer within {STEP:.0f} s", "Check the network in between.")
+        else:
+            self.add(name, Outcome.OK, saw)
+            return result
+        for each in filter(None, then.split(", ")):
+            self.add(each, Outcome.NOT_CHECKED, f"needs {name}")
+        return None
+
+    def add(self, name: str, outcome: Outcome, saw: str, todo: str = "") -> None:
+        saw, todo = (printable(hidden(text), 500) for text in (saw, todo))
+        self.checks.append(Check(name, outcome, saw, todo, self._printer))
+
+
+def exit_code(checks: Sequence[Check]) -> int:
+    """0 when all is well."""
+    return int(any(check.outcome is not Outcome.OK for check in checks))
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """For programs: the same findings."""
+    members = {
+        "ok": exit_code(checks) == 0,
+        "version": __version__,
+        "python": platform.python_version(),
+        "checks": [asdict(check) for check in checks],
+    }
+    return json.dumps(members, indent=2, ensure_ascii=False)
+
+
+def as_text(checks: Sequence[Check], width: int = 100) -> str:
+    """For a person, in lines of at most `width`; one block for what is common, one a printer."""
+    signs = {Outcome.OK: "✓", Outcome.FAILED: "✗", Outcome.NOT_CHECKED: "–"}
+    column = max(len(check.name) for check in checks)
+    lines = []
+    for printer, group in groupby(checks, key=lambda check: check.printer):
+        if printer:
+            lines.append(printer)
+        indent = "  " if printer else ""
+        for check in group:
+            head = f"{indent}{signs[check.outcome]} {check.name:<{column}}  "
+            known = "not checked: " if check.outcome is Outcome.NOT_CHECKED else ""
+            lines += _wrapped(head, known + check.saw, width)
+            if check.todo:
+                lines += _wrapped(" " * (len(head) - 2) + "→ ", check.todo, width)
+    failed = sum(check.outcome is Outcome.FAILED for check in checks)
+    lines += ["", f"{failed} of {len(checks)} checks failed." if failed else "All is well."]
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, max(width, 60), initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    )

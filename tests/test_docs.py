@@ -1,0 +1,49 @@
+"""What is made from the schemas is what is committed."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from printago_moonraker.commands.registry import names
+from printago_moonraker.printago.envelope import ENVELOPE_TYPES, Dialect, make_topics
+
+ROOT = Path(__file__).parent.parent
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+@pytest.mark.parametrize(("maker", "path"), [("messages", "docs/messages.md"), ("asyncapi", "schemas/asyncapi.yaml")])
+def test_the_committed_file_is_up_to_date(maker: str, path: str) -> None:
+    """Run `python docs/generate.py` after a change of the schemas."""
+    assert (ROOT / path).read_text("utf-8") == GENERATE[maker]()
+
+
+@pytest.fixture(name="document", scope="module")
+def fixture_document() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
+    return document
+
+
+def test_the_document_has_the_agents_topics(document: dict[str, Any]) -> None:
+    """The addresses are those that the agent uses by default."""
+    topics = make_topics("PRINTER", Dialect.KLIPPER)
+    expected = {topics.commands, topics.availability, topics.frames("CAMERA"), *map(topics.message, ENVELOPE_TYPES)}
+    addresses = {channel["address"] for channel in document["channels"].values()}
+    assert {each.format(printer_id="PRINTER", camera_name="CAMERA") for each in addresses} == expected
+
+
+def test_the_document_has_every_message(document: dict[str, Any]) -> None:
+    """Each command of the registry and each envelope is a message, and each reference leads to a file that is there."""
+    messages = document["components"]["messages"]
+    assert {message["name"] for message in messages.values()} == {*names(), *ENVELOPE_TYPES}
+    references = [line.split(': "')[1].strip('"\n') for line in _lines() if line.strip().startswith('"$ref": "./')]
+    assert references
+    assert all((ROOT / "schemas" / reference).is_file() for reference in references)
+
+
+def _lines() -> list[str]:
+    return (ROOT / "schemas/asyncapi.yaml").read_text("utf-8").splitlines()
