@@ -21,6 +21,9 @@ DRY_RUN=no
 UNINSTALL=no
 INTERACTIVE=yes
 UPDATE_MANAGER=ask
+MOONRAKER_IS_STALE=no
+LF='
+'
 
 # ---- saying and doing
 
@@ -83,11 +86,11 @@ append_line() {
         note "$1 has the line $2"
     elif [ "$DRY_RUN" = yes ]; then
         note "would add to $1: $2"
-    elif [ -n "$(tail -c 1 "$1")" ]; then
-        printf '\n%s' "$2" >>"$1"
-        note "added to $1: $2"
     else
-        printf '%s\n' "$2" >>"$1"
+        line="$2$LF"
+        if [ -n "$(tail -c 1 "$1")" ]; then line=$LF$2; fi
+        printf '%s' "$line" >>"$1"
+        MOONRAKER_IS_STALE=yes
         note "added to $1: $2"
     fi
 }
@@ -283,9 +286,16 @@ printer_name() {
 
 printer_sections() {
     names=' '
+    urls=' '
     for instance in $INSTANCES; do
         url=$(moonraker_url "$instance")
         if printf '%s\n' "$KNOWN" | grep -Fqx -- "$url"; then continue; fi
+        case $urls in *" $url "*)
+            note "$instance is left out: another one has its address, $url" >&2
+            continue
+            ;;
+        esac
+        urls="$urls$url "
         printer=$(printer_name "$instance")
         case $names in *" $printer "*) printer=$printer-2 ;; esac
         names="$names$printer "
@@ -447,8 +457,10 @@ END
     cat <<END
   3. See that a printer answers through Printago's broker:
      $VENV/bin/$NAME send -c $CONFIG printer_control.get_status
-  4. Restart Moonraker when nothing is printing, so that it reads its files again.
 END
+    if [ "$MOONRAKER_IS_STALE" = yes ]; then
+        note "4. Restart Moonraker when nothing is printing: it reads the files that have changed only at its start."
+    fi
 }
 
 uninstall() {

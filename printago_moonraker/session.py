@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
 PRINT_EVENTS = frozenset(change.value for change in Change)
+FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
 HISTORY = 50  # prints looked at for how long this file took before
 
 Handler = Callable[[Any], None]
@@ -76,7 +77,7 @@ class Session:
             "notify_gcode_response": lambda params: self._on_gcode_response(str(params[0])),
             "notify_klippy_ready": lambda _: self._on_klippy(KlippyWatch.ready),
             "notify_klippy_disconnected": lambda _: self._on_klippy(KlippyWatch.disconnected),
-            "notify_history_changed": lambda _: self._file_changed.set(),  # how long the file takes is known better
+            "notify_history_changed": lambda params: self._on_history(params[0]),
             "notify_filelist_changed": lambda params: self._on_file(params[0]),
             "notify_webcams_changed": lambda params: self._on_webcams(params[0].get("webcams") or []),
             macro.METHOD: self._on_macro,
@@ -95,7 +96,9 @@ class Session:
                 async with asyncio.TaskGroup() as work:
                     cameras = Cameras(self.printer, work, self._link.publish_frame)
                     context = Context(self.printer, Jobs(self.printer), Lanes(), cameras)
-                    self._executor = Executor(context, work, self._answer, store, clock, known_stops=stops)
+                    self._executor = Executor(
+                        context, work, self._answer, store, clock, known_stops=stops, first_look=FIRST_LOOK
+                    )
                     work.create_task(answer_interrupted(self.printer, unfinished, store, self._answer, clock))
                     work.create_task(supervise(f"{name}: Moonraker", self._moonraker), name=f"moonraker {name}")
                     work.create_task(self._reporter.run(), name=f"reporter {name}")
@@ -262,6 +265,12 @@ class Session:
         if payload is not None:
             self._emit("Message", payload | self.printer.prints.identity())
 
+    def _on_history(self, params: dict[str, Any]) -> None:
+        job = params.get("job") or {}
+        if params.get("action") == "added":
+            self.printer.prints.enter(str(job.get("filename")), str(job.get("job_id")))
+        self._file_changed.set()  # how long the file takes is known better
+
     def _on_file(self, params: dict[str, Any]) -> None:
         event = file_event(params)
         if event is None:
@@ -313,6 +322,8 @@ class Session:
                 logger.debug("%s: no metadata: %s", self._config.name, error)
                 continue
             if filename == self.printer.state.filename:
+                if history and history[0].get("status") == "in_progress":
+                    self.printer.prints.enter(str(history[0].get("filename")), str(history[0].get("job_id")))
                 done = [job for job in history if job.get("filename") == filename and job.get("status") == "completed"]
                 self.printer.metadata = metadata
                 self.printer.print_times = tuple(float(job.get("total_duration") or 0.0) for job in done)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "printago_moonraker"
 
 # Imports go down only. What stands on one level may use its neighbours; moonraker and printago may not.
 LEVELS: list[set[str]] = [
-    {"", "config", "options", "errors", "backoff", "supervise", "log", "schemas", "urlpolicy", "web", "clock"},
+    {"", "config", "options", "errors", "backoff", "supervise", "log", "schemas", "urlpolicy", "web", "clock", "systemd"},
     {"moonraker", "printago"},
     {"printer"},
     {"reporter", "status", "events", "commands", "announcement"},

@@ -134,7 +134,8 @@ async def test_webcams_come_and_go(tmp_path: Path) -> None:
 
 async def test_an_old_moonraker_without_webcams(tmp_path: Path) -> None:
     """It is served all the same."""
-    async with farm(tmp_path, **{"server.webcams.list": Refusal(-32601, "Method not found")}) as it:
+    answers: dict[str, Any] = {"server.webcams.list": Refusal(-32601, "Method not found")}
+    async with farm(tmp_path, **answers) as it:
         await it.status("OPERATIONAL")
 
 

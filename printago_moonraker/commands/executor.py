@@ -7,6 +7,7 @@ and its end in the ledger are written together. One that is known is not carried
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from printago_moonraker import errors
 from printago_moonraker.commands.admission import Acknowledgements, Order, Work, read
 from printago_moonraker.log import printable
+from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.moonraker.rpc import RpcTimeout
 from printago_moonraker.printago.store import Record
 
@@ -59,8 +61,11 @@ class Executor:
         clock: Clock,
         *,
         known_stops: Collection[str] = (),
+        first_look: float = 0.0,
     ) -> None:
-        """`known_stops` are the keys of the urgent commands that the ledger knows."""
+        """`known_stops` are the keys of the urgent commands that the ledger knows. For `first_look` seconds from now,
+        commands wait for the printer to come into sight: what the broker has kept comes before Moonraker's first word.
+        """
         self._context = context
         self._tasks = tasks
         self._answer = answer
@@ -68,6 +73,7 @@ class Executor:
         self._clock = clock
         self._stops = set(known_stops)
         self._acknowledgements = Acknowledgements()
+        self._first_look = time.monotonic() + first_look
 
     def receive(self, message: Message) -> None:
         """Take one command from the broker; returns at once. Never raises: whatever comes is answered."""
@@ -143,6 +149,7 @@ class Executor:
     async def _live(self, order: Order, work: Work, answered: Callable[[], None]) -> None:
         try:
             async with self._context.lanes.turn(work.entry.lane, reserved=True):
+                await self._look(work)
                 self._clock.check(work.deadline)  # it may have waited behind a long one
                 work.entry.check(self._context.printer)
                 logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
@@ -163,6 +170,11 @@ class Executor:
             self._fail(order, errors.Internal("The agent failed; its log has the details."), answered)
         else:
             self._finish(order, answer.type, answer.data, answered)
+
+    async def _look(self, work: Work) -> None:
+        state, patience = self._context.printer.state, self._first_look - time.monotonic()
+        if patience > 0 and not work.entry.read_only:
+            await self._context.printer.until(lambda: state.klippy is not KlippyState.UNKNOWN, patience)
 
     def _stopped(self, order: Order, answered: Callable[[], None], task: asyncio.Task[None]) -> None:
         """A cancelled command gets its answer here, because one that is cancelled before its first step never runs."""

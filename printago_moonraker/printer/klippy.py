@@ -116,4 +116,9 @@ class KlippyWatch:
             # Without the component [history] nobody knows, and nobody ever will.
             logger.info("%s: Moonraker's history cannot be asked: %s", printer.config.name, error)
             history = []
-        printer.settle(history_status(history, filename, again=printer.is_printing(filename), since=since))
+        if printer.prints.goes_on(history, printer.state):
+            printer.changed()
+            return
+        entry = printer.prints.current and printer.prints.current.entry
+        again = printer.is_printing(filename)
+        printer.settle(history_status(history, filename, again=again, since=since, entry=entry))

@@ -33,7 +33,9 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Print:
-    """One print. `filename` is relative to Moonraker's gcodes root, `time` the seconds since its start."""
+    """One print. `filename` is relative to Moonraker's gcodes root, `time` the seconds since its start, `entry` names it
+    in Moonraker's history.
+    """
 
     filename: str
     source: str = "local"
@@ -41,6 +43,7 @@ class Print:
     size: int | None = None
     time: float = 0.0
     paused: bool = False
+    entry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,24 @@ class PrintTracker:
         if status == "cancelled":
             return [*begun, self._end(Change.CANCELLED, "cancelled")]
         return [*begun, self._end(Change.FAILED, status or "unknown")]
+
+    def enter(self, filename: str, entry: str) -> None:
+        """Moonraker's history has this entry for the print of `filename` that has begun."""
+        job = self.current
+        if job and job.entry is None and job.filename.lower() == filename.lower():
+            self.current = replace(job, entry=entry)
+
+    def goes_on(self, history: list[dict[str, Any]], state: PrinterState) -> bool:
+        """While `unsettled`: whether the print that is on is still the same, by the newest entry of its file; then it is
+        looked at again.
+        """
+        job = self.current
+        if job is None or not _on(state) or self._replaced(state):
+            return False
+        entries = [each.get("job_id") for each in history if _is_of(each, job.filename)]
+        same = not entries or entries[0] == job.entry
+        self._gap, self.unsettled = self._gap and not same, not same
+        return same
 
     @property
     def in_question(self) -> tuple[str, float | None] | None:
@@ -241,6 +262,8 @@ class PrintTracker:
             return self._expected is not None and not _on(state) and not self.is_over(state)
         if state.klippy is not KlippyState.READY or self._replaced(state):
             return True
+        if _on(state) and self.current.entry is not None:
+            return True  # or the same file is printed anew
         return not _on(state) and (
             state.job is JobState.STANDBY or state.filename.lower() != self.current.filename.lower()
         )
@@ -269,15 +292,26 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
+def _is_of(job: dict[str, Any], filename: str) -> bool:
+    return str(job.get("filename", "")).lower() == filename.lower()
+
+
 def history_status(
-    jobs: list[dict[str, Any]], filename: str, *, again: bool = False, since: float | None = None
+    jobs: list[dict[str, Any]],
+    filename: str,
+    *,
+    again: bool = False,
+    since: float | None = None,
+    entry: str | None = None,
 ) -> str | None:
     """The status of the newest entry of Moonraker's history for that file, None when there is none that has ended.
 
     `again`: the file is being printed anew, and the entry of that print is not the one. `since`: unix time before which
-    the print cannot have begun.
+    the print cannot have begun. `entry`: the print's own, where it is known.
     """
-    found = [job for job in jobs if str(job.get("filename", "")).lower() == filename.lower()]
+    found = [job for job in jobs if _is_of(job, filename)]
+    if any(job.get("job_id") == entry for job in found):
+        found, again = [job for job in found if job.get("job_id") == entry], False
     if since is not None:
         found = [job for job in found if (job.get("start_time") or 0.0) >= since - SAME_CLOCK]
     ends = [str(job.get("status")) for job in found]

@@ -35,7 +35,7 @@ def archive(**plates: str) -> bytes:
     return content.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------- printer_control
+# ------------------------------------------------------------------------------------------------------ printer_control
 
 
 async def test_get_status_answers_with_a_status(farm: Farm) -> None:
@@ -154,7 +154,7 @@ async def test_restart(farm: Farm, action: str) -> None:
     await farm.done("temperature_control.set_bed", temperature=40)  # what is seen is seen through a new subscription
 
 
-# --------------------------------------------------------------------------------------------------- temperature_control
+# -------------------------------------------------------------------------------------------------- temperature_control
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_a_target_that_is_so_already_is_sent_all_the_same(farm: Farm) -> N
     ]
 
 
-# ------------------------------------------------------------------------------------------------------ movement_control
+# ----------------------------------------------------------------------------------------------------- movement_control
 
 
 async def test_jog(farm: Farm) -> None:

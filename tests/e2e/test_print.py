@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -113,12 +114,16 @@ async def test_a_print_that_a_person_starts(farm: Farm) -> None:
     assert identities(farm.events(*PRINT_EVENTS)) == {("Printago/local.gcode", None, "local")}
 
 
+def _are_done(farm: Farm, number: int) -> bool:
+    return len(farm.events("PrintDone")) == number
+
+
 async def test_the_same_file_twice(farm: Farm) -> None:
     """Two prints of one file are two prints, each under its own name."""
     await farm.store("twice.gcode", moves(10))
-    for number, job_id in enumerate(("job-11", "job-12")):
+    for number, job_id in enumerate(("job-11", "job-12"), 1):
         await farm.done("printer_control.start_print", file_name="twice.gcode", job_id=job_id)
-        await until(lambda before=number: len(farm.events("PrintDone")) > before, timeout=20)
+        await until(partial(_are_done, farm, number), timeout=20)
     assert [(each["event"], each["job_id"]) for each in farm.events(*PRINT_EVENTS)] == [
         ("PrintStarted", "job-11"), ("PrintDone", "job-11"), ("PrintStarted", "job-12"), ("PrintDone", "job-12"),
     ]  # fmt: skip

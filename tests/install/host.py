@@ -21,7 +21,7 @@ MOONRAKER = "[server]\nhost: 0.0.0.0\nport: {port}\n"
 REQUIREMENTS = "printago_moonraker/host/requirements.txt"
 # What a host has of all this is what install.sh may use: a name that is missing here is missing there.
 TOOLS = (
-    "awk basename cat chmod cmp df dirname git grep id install mkdir mv printf rm sed sh sort tail touch tr uname"
+    "awk basename cat chmod cmp df dirname git grep id install mkdir mv printf rm sed sh sort tail tr true uname"
 ).split()
 STUBS = {
     "systemctl": 'echo "systemctl $*" >>"$STUB_LOG"\n[ "$1" != is-system-running ] || echo "$STUB_SYSTEMD"\n',
@@ -55,6 +55,12 @@ def snapshot(*folders: Path) -> dict[str, str]:
         content = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
         found[str(path)] = f"{path.lstat().st_mode:o} {hashlib.sha256(content.encode()).hexdigest()}"
     return found
+
+
+def make_environment(folder: Path) -> Path:
+    """A virtual environment with pip, and nothing else in it."""
+    subprocess.run([Path(sys.base_prefix) / "bin/python3", "-m", "venv", folder / "environment"], check=True)
+    return folder / "environment"
 
 
 class Host:
@@ -111,6 +117,10 @@ class Host:
         (data / "config" / "printer.cfg").write_text("[printer]\nkinematics: none\n")
         (data / "moonraker.asvc").write_text("klipper_mcu\nwebcamd")  # Moonraker writes it without a last new line
         return data
+
+    def borrow(self, environment: Path) -> None:
+        """Have an environment already, as install.sh makes it first: that alone takes seconds."""
+        shutil.copytree(environment, self.environment, symlinks=True)
 
     def git(self, *arguments: str, folder: Path | None = None) -> str:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main")

@@ -9,11 +9,13 @@ import os
 import random
 import time
 from contextlib import suppress
+from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING
 
 import pytest
 
 from printago_moonraker import agent, config, session
+from printago_moonraker.clock import Clock
 from printago_moonraker.printago import link, store
 from tests.fakes import clock
 from tests.simulated.world import STEPS, Process, World, connectors, rows
@@ -49,6 +51,7 @@ class Life:
         self._agent: asyncio.Task[int] | None = None
         self.samples: list[tuple[int, int, int]] = []  # objects, tasks, rows; at each day's end
         self.deaths = 0
+        self._files = 0
 
     async def run(self, days: int) -> None:
         self._start()
@@ -96,7 +99,8 @@ class Life:
         world, rng = self._world, self._rng
         while True:
             await asyncio.sleep(rng.expovariate(1 / 600.0) + 120.0)
-            file = f"Printago/p{world.jobs:05}.gcode"
+            self._files += 1
+            file = f"Printago/p{self._files:05}.gcode"
             if rng.random() < 0.5:
                 world.command("start_print", file_name=file, job_id=file)
                 await asyncio.sleep(60.0)
@@ -163,6 +167,7 @@ def test_ninety_days_leave_nothing_behind_and_each_print_has_one_end(
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest would keep every line
     seed = int(os.environ.get("SIMULATED_SEED", random.SystemRandom().randrange(10**6)))
     rng = random.Random(seed)
+    random.seed(seed)  # the agent's jitter
     (tmp_path / "printago.cfg").write_text(CONFIG.format(folder=tmp_path))
     settings = config.load(tmp_path / "printago.cfg")
 
@@ -172,7 +177,7 @@ def test_ninety_days_leave_nothing_behind_and_each_print_has_one_end(
         monkeypatch.setattr(session, "connect", edges.moonraker)
         monkeypatch.setattr(link, "connect", edges.mqtt)
         monkeypatch.setattr(store, "Database", edges.database)
-        monkeypatch.setattr(time, "monotonic", loop.time)
+        world.wall = _patch_clocks(monkeypatch, loop.time)
         life = Life(world, settings)
         await life.run(DAYS)
         return world, life
@@ -183,12 +188,34 @@ def test_ninety_days_leave_nothing_behind_and_each_print_has_one_end(
     unstarted = [file for file, end in world.told if end and not world.told[file, False]]
     assert world.jobs > 3 * DAYS, told
     assert not twice, f"{told}; told more than once: {twice[:20]}\n" + "\n".join(world.evidence)
+    assert not world.late, f"{told}; started late: {world.late[:20]}"
     assert not world.open, f"{told}; no end was told of {len(world.open)}: {list(world.open.values())[:20]}"
     assert not unstarted, f"{told}; ended without a start: {unstarted[:20]}"
     assert life.deaths == 0, told
     _assert_flat([objects for objects, _, _ in life.samples], 1.05, "objects")
     _assert_flat([tasks for _, tasks, _ in life.samples], 1.5, "tasks")
     _assert_flat([count for _, _, count in life.samples], 1.5, "rows")
+
+
+def _patch_clocks(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float]) -> Callable[[], float]:
+    """The wall's clock, which is returned, and the monotonic one go with the simulated time."""
+    began = time.time()
+
+    def wall() -> float:
+        return began + monotonic()
+
+    class Simulated(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Simulated:
+            return cls.fromtimestamp(wall(), tz)
+
+    def make_clock() -> Clock:
+        return Clock(wall=wall, monotonic=monotonic, just_started=lambda: False, synchronised=lambda: True)
+
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    monkeypatch.setattr(link, "datetime", Simulated)
+    monkeypatch.setattr(agent, "Clock", make_clock)
+    return wall
 
 
 def _assert_flat(values: list[int], allowed: float, what: str) -> None:

@@ -11,10 +11,12 @@ import copy
 import json
 import random
 import sqlite3
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 
@@ -28,6 +30,7 @@ T = TypeVar("T")
 ENDS = ("PrintDone", "PrintFailed", "PrintCancelled")
 STEPS = 20  # pushes of progress in a print
 TICK = 0.25  # s
+LIFETIME = 300.0  # s that a command is wanted
 
 
 @dataclass(eq=False)
@@ -61,6 +64,9 @@ class World:
         self.history: deque[dict[str, Any]] = deque(maxlen=50)
         self.job: Job | None = None
         self.jobs = 0
+        self.wall: Callable[[], float] = time.time
+        self.late: list[str] = []
+        self._expiries: dict[str, float] = {}
         self.told: Counter[tuple[str, bool]] = Counter()  # by file, and whether it was the end
         self.wrong_ends: list[str] = []
         self.open: dict[str, Job] = {}  # prints whose end has not been told
@@ -92,6 +98,8 @@ class World:
     def begin(self, file: str, *, ours: bool) -> None:
         self.jobs += 1
         self.note(f"begins {file}")
+        if self.wall() > self._expiries.pop(file, float("inf")) + TICK:
+            self.late.append(file)
         self.job = self.open[file] = Job(file, ours)
         if self.moonraker_up:
             self.history.appendleft({"filename": file, "status": "in_progress", "total_duration": 0.0})
@@ -151,8 +159,15 @@ class World:
             session.lose()
 
     def command(self, action: str, **parameters: Any) -> None:
+        """It is worth something for five minutes, and the broker keeps it longer than that."""
         self.commands += 1
-        command = {"type": "printer_control", "action": action, "parameters": parameters, "id": f"c-{self.commands}"}
+        expires_at = datetime.fromtimestamp(self.wall() + LIFETIME, UTC)
+        if action == "start_print":
+            self._expiries[parameters["file_name"]] = self.wall() + LIFETIME
+        command = {
+            "type": "printer_control", "action": action, "parameters": parameters, "id": f"c-{self.commands}",
+            "expires_at": expires_at.isoformat(),
+        }  # fmt: skip
         self.waiting.append(json.dumps(command).encode())
         self.deliver()
 
@@ -318,11 +333,12 @@ class MqttLink:
             future.exception()
             return future
         self._waiting[future] = topic, payload
-        self._loop.call_later(0.02, self._acknowledge, future)
+        self._loop.call_later(0.02, self._acknowledge)
         return future
 
-    def _acknowledge(self, future: asyncio.Future[None]) -> None:
-        if future in self._waiting and self._process.alive:
+    def _acknowledge(self) -> None:
+        if self._waiting and self._process.alive:
+            future = next(iter(self._waiting))
             self._world.receive(*self._waiting.pop(future))
             if not future.done():
                 future.set_result(None)
@@ -355,6 +371,7 @@ class Disk:
         self._world = world
         self._process = world.process
         self._migrations = migrations
+        self._queue: deque[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = deque()
         self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Self:
@@ -368,19 +385,27 @@ class Disk:
 
     def submit(self, work: Callable[[sqlite3.Connection], T], *, lazy: bool = False) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
-        self._loop.call_later(0.005, self._commit, work, future)
+        self._queue.append((work, future))  # two timers of the same moment may run in any order
+        self._loop.call_later(0.005, self._commit)
         return future
 
-    def _commit(self, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T]) -> None:
+    def _commit(self) -> None:
+        work, future = self._queue.popleft()
         if not self._process.alive:
             future.cancel()
             return
         self._world.disk.execute("BEGIN")
-        result = work(self._world.disk)
+        try:
+            result = work(self._world.disk)
+        except Exception as error:
+            self._world.disk.execute("ROLLBACK")
+            self._world.note(f"the database: {error!r}")
+            if not future.done():
+                future.set_exception(error)
+            return
         self._world.disk.execute("COMMIT")
         if not future.done():
             future.set_result(result)
-
 
 
 def rows(world: World) -> dict[str, int]:

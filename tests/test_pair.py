@@ -1,0 +1,251 @@
+"""Pairing and unpairing a host, against the real mosquitto with accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from printago_moonraker import credentials, pair
+from printago_moonraker.backoff import Backoff
+from printago_moonraker.config import Config, MqttSection, PrintagoSection, PrinterConfig
+from printago_moonraker.credentials import Credentials
+from printago_moonraker.printago.device import PairingFailed
+from printago_moonraker.printago.endpoint import endpoint_for
+from printago_moonraker.printago.mqtt import connect
+from tests.e2e.farm import until
+from tests.fakes.account import KEY, OTHER_KEY, STORE, AccountBroker, account_broker
+from tests.fakes.device_server import DeviceServer, device_server
+from tests.fakes.moonraker import FakeMoonraker
+from tests.fakes.mosquitto import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from printago_moonraker.printago.mqtt import Message
+
+FOUND = Credentials(STORE, KEY)
+CODE_ANSWER = {"access_token": KEY, "store_id": STORE}
+
+
+class Heard:
+    """What the cloud hears on all topics below printago/."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Any]] = []
+        self._news = asyncio.Event()
+
+    def receive(self, message: Message) -> None:
+        message.ack()
+        text = message.payload.decode()
+        self.messages.append((message.topic, json.loads(text) if text.startswith("{") else text))
+        self._news.set()
+
+    async def outcomes(self, count: int) -> list[tuple[str, str]]:
+        """The first pairings: printer and outcome."""
+        async with asyncio.timeout(5):
+            while True:
+                found = [
+                    (body["printer_id"], body["data"]["outcome"])
+                    for topic, body in self.messages
+                    if topic.endswith("/pairing")
+                ]
+                if len(found) >= count:
+                    return found
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def cloud(broker: AccountBroker) -> AsyncIterator[Heard]:
+    heard = Heard()
+    mqtt = MqttSection(host="127.0.0.1", port=broker.port, tls=False, username=STORE, password=KEY, client_id="cloud")
+    async with connect(endpoint_for(mqtt, "x"), subscriptions=["printago/#"], on_message=heard.receive):
+        yield heard
+
+
+def settings(folder: Path, port: int, *names: str, url: str = "http://127.0.0.1:9", **printago: Any) -> Config:
+    return Config(
+        path=folder / "printago.cfg",
+        printago=PrintagoSection(data_path=folder / "data", **printago),
+        mqtt=MqttSection(host="127.0.0.1", port=port, tls=False),
+        printers=tuple(
+            PrinterConfig(name=name, moonraker_url=url + "/x" * number)
+            for number, name in enumerate(names or ("voron",))
+        ),
+    )
+
+
+def code_settings(folder: Path, broker: AccountBroker, server: DeviceServer, url: str) -> Config:
+    return settings(
+        folder,
+        broker.port,
+        url=url,
+        device_authorization_url=f"{server.url}/device",
+        token_url=f"{server.url}/token",
+    )
+
+
+async def test_pairing_checks_stores_and_says_so(tmp_path: Path) -> None:
+    """Each printer is let in, the credentials are stored, Printago hears of each, and no key is written out."""
+    said: list[str] = []
+    async with account_broker(tmp_path) as broker, cloud(broker) as heard:
+        config = settings(tmp_path, broker.port, "voron", "ender")
+        assert await pair.pair(config, FOUND, said.append) == 0
+        assert await heard.outcomes(2) == [("voron", "paired"), ("ender", "paired")]
+    assert credentials.read(config.printago.data_path) == FOUND
+    assert config.login().client_id_for("voron") == f"apiclient_{KEY[:24]}_voron"
+    assert KEY[:24] not in "\n".join(said)
+
+
+async def test_a_wrong_key_is_not_stored(tmp_path: Path) -> None:
+    """What the broker refuses leaves the earlier credentials as they were, and one line says what to do."""
+    said: list[str] = []
+    async with account_broker(tmp_path) as broker:
+        config = settings(tmp_path, broker.port)
+        credentials.write(config.printago.data_path, FOUND)
+        assert await pair.pair(config, Credentials(STORE, OTHER_KEY), said.append) == 1
+    assert credentials.read(config.printago.data_path) == FOUND
+    assert len(said) == 1
+    assert said[0].startswith("Not paired. 127.0.0.1")
+    assert "copy both anew from Printago" in said[0]
+    assert OTHER_KEY[:24] not in said[0]
+
+
+async def test_a_failure_is_told_where_it_can_be(tmp_path: Path) -> None:
+    """A key without rights to the second printer: nothing is stored, and the first one's topic says that it failed."""
+    said: list[str] = []
+    rights = ("read printago/#", "write printago/voron/#")
+    async with account_broker(tmp_path, rights=rights) as broker, cloud(broker) as heard:
+        config = settings(tmp_path, broker.port, "voron", "ender")
+        assert await pair.pair(config, FOUND, said.append) == 1
+        assert await heard.outcomes(2) == [("voron", "paired"), ("voron", "failed")]
+    assert credentials.read(config.printago.data_path) is None
+    assert "printago/ender/pairing" in said[-1]
+
+
+async def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
+    """Without the broker nothing is stored unchecked."""
+    said: list[str] = []
+    config = settings(tmp_path, free_port())
+    assert await pair.pair(config, FOUND, said.append) == 1
+    assert "not reachable" in said[0]
+    assert credentials.read(config.printago.data_path) is None
+
+
+async def test_a_login_in_the_configuration_comes_first(tmp_path: Path) -> None:
+    """Credentials that would never be used are not stored."""
+    said: list[str] = []
+    config = settings(tmp_path, 1)
+    config = replace(config, mqtt=replace(config.mqtt, username="somebody"))
+    assert await pair.pair(config, FOUND, said.append) == 1
+    assert "[mqtt] username" in said[0]
+
+
+async def test_unpairing_forgets_and_says_so(tmp_path: Path) -> None:
+    """The file is gone, Printago hears `unpaired` and that the printer is away."""
+    said: list[str] = []
+    async with account_broker(tmp_path) as broker, cloud(broker) as heard:
+        config = settings(tmp_path, broker.port)
+        await pair.pair(config, FOUND, said.append)
+        assert await pair.unpair(config, said.append) == 0
+        assert await heard.outcomes(2) == [("voron", "paired"), ("voron", "unpaired")]
+        await until(lambda: ("printago/voron/availability", "disconnected") in heard.messages)
+    assert credentials.read(config.printago.data_path) is None
+
+
+async def test_unpairing_works_without_the_broker(tmp_path: Path) -> None:
+    """A host can always be unpaired; what could not be told is said."""
+    said: list[str] = []
+    config = settings(tmp_path, free_port())
+    credentials.write(config.printago.data_path, FOUND)
+    assert await pair.unpair(config, said.append) == 0
+    assert credentials.read(config.printago.data_path) is None
+    assert said[0] == "Printago could not be told."
+    assert await pair.unpair(config, said.append) == 0
+    assert said[-1] == "This host is not paired."
+
+
+async def test_a_broken_file_can_be_unpaired(tmp_path: Path) -> None:
+    """Credentials that cannot be read can still be deleted."""
+    config = settings(tmp_path, free_port())
+    file = credentials.write(config.printago.data_path, FOUND)
+    file.write_text("{")
+    assert await pair.unpair(config, lambda _: None) == 0
+    assert not file.exists()
+
+
+async def test_a_code_is_shown_everywhere(tmp_path: Path) -> None:
+    """The code is written out, and shown at the printer as a prompt that goes away at the end; then all is as with a
+    key."""
+    said: list[str] = []
+    async with (
+        account_broker(tmp_path) as broker,
+        device_server(answers=["authorization_pending", CODE_ANSWER]) as server,
+        FakeMoonraker() as moonraker,
+    ):
+        scripts: list[str] = []
+        moonraker.answers["printer.gcode.script"] = lambda params: scripts.append(params["script"]) or "ok"
+        config = code_settings(tmp_path, broker, server, moonraker.url)
+        assert await pair.pair_by_code(config, said.append) == 0
+    assert credentials.read(config.printago.data_path) == FOUND
+    assert said[0] == "To pair, open https://pair.example.com/device and enter WDJB-MJHT within 15 min."
+    shown, ended = scripts
+    actions = [shlex.split(line)[2].removeprefix("MSG=action:") for line in shown.splitlines()]
+    assert actions == [
+        "prompt_end",
+        "prompt_begin Pair with Printago",
+        "prompt_text Open https://pair.example.com/device",
+        "prompt_text and enter WDJB-MJHT",
+        "prompt_footer_button Close|RESPOND TYPE=command MSG=action:prompt_end",
+        "prompt_show",
+    ]
+    assert ended == 'RESPOND TYPE=command MSG="action:prompt_end"'
+
+
+async def test_an_expired_code_is_renewed(tmp_path: Path) -> None:
+    """When nobody has entered the code in time, another is shown."""
+    said: list[str] = []
+    async with (
+        account_broker(tmp_path) as broker,
+        device_server(answers=["expired_token", CODE_ANSWER]) as server,
+    ):
+        assert await pair.pair_by_code(code_settings(tmp_path, broker, server, "http://127.0.0.1:9"), said.append) == 0
+        assert len(server.codes) == 2
+    assert sum("enter WDJB-MJHT" in line for line in said) == 2
+
+
+async def test_a_refusal_in_the_browser_ends_it(tmp_path: Path) -> None:
+    """The owner's no is the end, with nothing stored."""
+    async with account_broker(tmp_path) as broker, device_server(answers=["access_denied"]) as server:
+        config = code_settings(tmp_path, broker, server, "http://127.0.0.1:9")
+        with pytest.raises(PairingFailed, match="refused in the browser"):
+            await pair.pair_by_code(config, lambda _: None)
+    assert credentials.read(config.printago.data_path) is None
+
+
+async def test_an_agent_without_credentials_asks_for_a_code(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the host is not paired the log shows a code; once it is, no more; unpaired, it begins anew."""
+    monkeypatch.setattr(pair, "LOOK", 0.02)
+    async with account_broker(tmp_path) as broker, device_server(answers=[CODE_ANSWER]) as server:
+        config = code_settings(tmp_path, broker, server, "http://127.0.0.1:9")
+        task = asyncio.create_task(pair.keep_paired(config, Backoff()))
+        try:
+            for count in (1, 2):
+                await until(lambda: credentials.read(config.printago.data_path) is not None)
+                await asyncio.sleep(5 * pair.LOOK)  # long enough to ask again, if it would
+                assert len(server.codes) == count
+                await pair.unpair(config, lambda _: None)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+    assert "enter WDJB-MJHT" in caplog.text
+    assert KEY[:24] not in caplog.text
