@@ -6,24 +6,28 @@ VENV := .venv
 READY := $(VENV)/.installed
 BENCHMARKS ?= round_trip memory download cpu
 
+# What the tests need of Debian: program=package.
+PACKAGES := mosquitto=mosquitto shellcheck=shellcheck systemd-analyze=systemd unshare=util-linux
+
 # A desktop user's PATH has no /usr/sbin, where Debian puts mosquitto.
 WITH_SBIN := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench asyncapi clean mosquitto
+.PHONY: help demo test lint bench faults asyncapi clean packages
 
 help:
 	@echo "make demo    print a file on a virtual printer, from Printago's side to the end (ARGS='--printers 3')"
 	@echo "make test    all checks and tests (ARGS='-k pause')"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks; see benchmarks/README.md"
+	@echo "make faults  kills and broken networks, N of them (N=1000), and 20,000 inputs of the fuzzer; takes an hour or more"
 	@echo "make asyncapi  have the published contract read by the AsyncAPI project's parser"
 	@echo "make clean   take away all that these have made here"
 
 demo: $(READY)
 	@$(VENV)/bin/printago-moonraker demo $(ARGS)
 
-test: lint mosquitto
+test: lint packages
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(READY)
@@ -31,7 +35,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(READY) mosquitto
+bench: $(READY) packages
 	@set -e; for each in $(BENCHMARKS); do $(VENV)/bin/python -m "benchmarks.$$each" $(ARGS); done
 
 # The AsyncAPI project's own parser is a program of Node.js, and heavy: not a part of `make test`.
@@ -55,16 +59,24 @@ $(READY): pyproject.toml
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]' --group dev
 	@touch $@
 
-# Only the program is wanted: a broker that was not there before shall not run afterwards, nor at the next boot.
-mosquitto:
-	@$(WITH_SBIN); command -v mosquitto >/dev/null && exit 0; \
+# Of mosquitto only the program is wanted: a broker that was not there before shall not run afterwards, nor at the next boot.
+packages:
+	@$(WITH_SBIN); missing=; \
+	for each in $(PACKAGES); do command -v "$${each%=*}" >/dev/null || missing="$$missing $${each#*=}"; done; \
+	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
 	if ! command -v apt-get >/dev/null || ! $$as_root true 2>/dev/null; then \
-	    echo "The tests need the MQTT broker mosquitto: sudo apt-get install mosquitto, then run this again." >&2; exit 1; \
+	    echo "The tests need more programs: sudo apt-get install$$missing, then run this again." >&2; exit 1; \
 	fi; \
-	echo "Installing mosquitto with apt-get ..."; \
-	install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends mosquitto"; \
+	echo "Installing$$missing with apt-get ..."; \
+	install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends$$missing"; \
 	$$install >/dev/null 2>&1 || { $$as_root apt-get update -qq && $$install >/dev/null; } || \
-	    { echo "apt-get cannot install mosquitto: see above, then run this again." >&2; exit 1; }; \
+	    { echo "apt-get cannot install$$missing: see above, then run this again." >&2; exit 1; }; \
+	case "$$missing" in *mosquitto*) ;; *) exit 0 ;; esac; \
 	if [ -d /run/systemd/system ]; then $$as_root systemctl --quiet disable --now mosquitto; \
 	else $$as_root service mosquitto stop >/dev/null 2>&1 || true; fi
+
+N ?= 1000
+faults: $(READY) packages
+	FUZZ_INPUTS=20000 $(VENV)/bin/python -m pytest tests/fuzz
+	@$(WITH_SBIN); $(VENV)/bin/python -m tests.faults $(N) $(ARGS)

@@ -15,7 +15,7 @@ UNIT=${DESTDIR:-}/etc/systemd/system/$NAME.service
 HOST_FILES=$REPO/printago_moonraker/host
 DROP_IN=printago-update.conf
 INCLUDE="[include $DROP_IN]"
-DISK_NEEDED=250 # MB; the environment takes 90, and pip unpacks beside it
+DISK_NEEDED=250 # MB; the environment takes 65, and pip unpacks beside it
 
 DRY_RUN=no
 UNINSTALL=no
@@ -341,7 +341,7 @@ install_config() {
 
 starting_config() {
     cat <<END
-# printago-moonraker; all options: $REPO/README.md
+# printago-moonraker; all options: $REPO/docs/configuration.md
 # After a change: sudo systemctl restart $NAME. After a change of data_path or log_path: ./install.sh again.
 END
     if [ "$DATA" != "$HOME/printer_data/printago" ]; then printf '\n[printago]\ndata_path: %s\n' "$DATA"; fi
@@ -431,35 +431,28 @@ install_service() {
     as_root systemctl restart "$NAME" || die "the service does not start: journalctl -u $NAME -n 20 says why"
 }
 
-next_steps() {
+# An installation is not failed because the host is not paired yet: what doctor finds is the next thing to do.
+examine() {
     if [ "$DRY_RUN" = yes ]; then
         printf '\nNothing was touched.\n'
         return
     fi
+    say "" && say "Installed; doctor finds:"
+    "$VENV/bin/$NAME" doctor -c "$CONFIG" || true
     cat <<END
 
-Installed. What is left to do:
-  1. Look through $CONFIG: are these the printers' names?
-     With the store ID and the API key of your Printago account, complete it by
-       [mqtt]
-       username: YOUR-STORE-ID
-       password_file: $DATA/api-key
-     and put the key, alone, into that file (chmod 600).
+To do, where it is not done yet:
+  - Look through $CONFIG: are these the printers' names?
+  - Link this host to your Printago account:
+      $VENV/bin/$NAME pair -c $CONFIG
 END
     if [ "$SYSTEMD" = yes ]; then
-        cat <<END
-  2. sudo systemctl restart $NAME; systemctl status $NAME
-     Its log: journalctl -u $NAME -f
-END
+        note "- After a change of the configuration: sudo systemctl restart $NAME; its log: journalctl -u $NAME"
     else
-        say "  2. Start the agent: $VENV/bin/$NAME run -c $CONFIG"
+        note "- Have the agent started with the host: $VENV/bin/$NAME run -c $CONFIG"
     fi
-    cat <<END
-  3. See that a printer answers through Printago's broker:
-     $VENV/bin/$NAME send -c $CONFIG printer_control.get_status
-END
     if [ "$MOONRAKER_IS_STALE" = yes ]; then
-        note "4. Restart Moonraker when nothing is printing: it reads the files that have changed only at its start."
+        note "- Restart Moonraker when nothing is printing: it reads the files that have changed only at its start."
     fi
 }
 
@@ -509,7 +502,7 @@ main() {
     allow_service
     install_update_manager
     install_service
-    next_steps
+    examine
 }
 
 main "$@"

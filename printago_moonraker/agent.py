@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from printago_moonraker import __version__, systemd
 from printago_moonraker.clock import Clock
+from printago_moonraker.pair import keep_paired
 from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
 from printago_moonraker.supervise import supervise
@@ -54,6 +55,8 @@ async def _sessions(settings: Config) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(systemd.watchdog())
             systemd.notify("READY=1", f"STATUS=serves {', '.join(printer.name for printer in settings.printers)}")
+            if settings.printago.token_url is not None:
+                group.create_task(supervise("pairing", partial(keep_paired, settings)))
             for printer in settings.printers:
                 group.create_task(supervise(printer.name, partial(_session, settings, printer, store, clock)))
 

@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    _add_host_commands(commands)
+    _add_playing_commands(commands)
+    return parser
+
+
+def _add_host_commands(commands: Any) -> None:
+    """What belongs on a printer's host."""
     run = _command(commands, "run", _run, "the agent, in the foreground")
     _takes_config(run)
 
@@ -68,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     _takes_config(support)
     support.add_argument("--output", type=Path, metavar="FILE", help="where to (default: a new file here)")
 
+
+def _add_playing_commands(commands: Any) -> None:
+    """What plays the cloud, or the printer."""
     send = _command(commands, "send", _send, "plays the cloud: sends one command over MQTT and prints the answer")
     _takes_config(send)
     send.add_argument("--printer", metavar="NAME", help="which printer; needed when there are several")
@@ -105,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = _command(commands, "schema", _schema, "prints where the schemas are, or one of them")
     schema.add_argument("name", nargs="?", help="for example commands/printer_control.start_print")
-    return parser
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME: Final = "credentials.json"
-_REMEDY: Final = "run printago-moonraker pair to write it anew"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def read(folder: Path) -> Credentials | None:
         raise ConfigError(f"{file} cannot be read ({error.strerror}); run this as the user who paired.") from error
     except (ValueError, LookupError, TypeError) as error:
         # The error's own text may quote the file.
-        raise ConfigError(f"{file} does not hold what the pairing has written; {_REMEDY}.") from error
+        raise ConfigError(f"{file} does not hold what the pairing has written; run printago-moonraker pair.") from error
 
 
 def write(folder: Path, credentials: Credentials) -> Path:

@@ -19,6 +19,7 @@ from printago_moonraker import config
 from printago_moonraker.clock import Clock, Trust
 from printago_moonraker.errors import AgentError, CommandError, ConfigError, ConnectionRefused
 from printago_moonraker.findings import Check, Failed, Outcome, Report, as_json, as_text, exit_code
+from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState, Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.moonraker.webcams import read_webcams
@@ -26,6 +27,7 @@ from printago_moonraker.pair import codec_for
 from printago_moonraker.printago import pairing
 from printago_moonraker.printago.endpoint import endpoint_for, in_thread
 from printago_moonraker.printago.envelope import topics_for
+from printago_moonraker.printer import picture
 from printago_moonraker.printer.camera import fetch
 
 if TYPE_CHECKING:
@@ -166,9 +168,11 @@ async def _webcams(printer: PrinterConfig) -> tuple[bool, str]:
 
 async def _complaint(webcam: Webcam) -> str | None:
     try:
-        await fetch(webcam)
+        picture.read(await fetch(webcam))
     except CommandError as error:
         return str(error)
+    except ValueError as error:
+        return f"The camera {printable(webcam.name, 60)} sent what is of no use: {error}."
     return None
 
 

@@ -48,7 +48,7 @@ async def pair(config: Config, found: Credentials, write: Write) -> int:
             await _check(config, mqtt, printer)
         except LinkError as error:
             todo = pairing.advice(error, endpoint_for(mqtt, printer.printer_id))
-            write(f"Not paired. {_sentence(error)} {todo}")
+            write(f"Not paired: {_sentence(error)} {todo}")
             await _say(config, mqtt, pairing.outcome("failed", _sentence(error)))
             return 1
         write(f"{printer.name}: the broker lets it in, and takes its messages.")
@@ -178,5 +178,4 @@ def codec_for(config: Config, printer: PrinterConfig) -> EnvelopeCodec:
 
 
 def _sentence(error: AgentError) -> str:
-    text = printable(str(error), 400).rstrip(".") + "."
-    return text[0].upper() + text[1:]
+    return printable(str(error), 400).rstrip(".") + "."

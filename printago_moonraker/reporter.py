@@ -115,6 +115,7 @@ def digest(printer: Printer) -> Digest:
         "file": state.filename,
         "identity": printer.prints.current and (printer.prints.current.job_id, printer.prints.current.source),
         "metadata": id(printer.metadata),
+        "thumbnail": id(printer.thumbnail),
         "homed": state.homed_axes,
         "tool": state.get("toolhead", "extruder", ""),
         "factors": (state.number("gcode_move", "speed_factor"), state.number("gcode_move", "extrude_factor")),

@@ -9,19 +9,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import __version__, announcement, status
+from printago_moonraker.backoff import Backoff
 from printago_moonraker.commands.executor import Executor
 from printago_moonraker.commands.interrupted import answer_interrupted
 from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
 from printago_moonraker.events import EventSource, file_event
 from printago_moonraker.log import printable
+from printago_moonraker.moonraker import thumbnails
 from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.moonraker.rpc import RpcError
 from printago_moonraker.moonraker.webcams import read_webcams
-from printago_moonraker.printago.endpoint import Message, endpoint_for
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, topics_for
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printago.login import login_for
 from printago_moonraker.printer import macro
 from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
@@ -34,9 +36,10 @@ from printago_moonraker.supervise import supervise
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from printago_moonraker.backoff import Backoff
     from printago_moonraker.clock import Clock
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.moonraker.thumbnails import Thumbnail
+    from printago_moonraker.printago.endpoint import Message
     from printago_moonraker.printago.store import Destinations, Record, Store, Write
     from printago_moonraker.printer.prints import Transition
 
@@ -45,6 +48,9 @@ logger = logging.getLogger(__name__)
 ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
 PRINT_EVENTS = frozenset(change.value for change in Change)
 FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
+METADATA_ATTEMPTS = 5
+METADATA_RETRY = 5.0  # s
+MOONRAKER_BACKOFF = 10.0  # s at most between two attempts: it is on this host or near, and a print may be under way
 HISTORY = 50  # prints looked at for how long this file took before
 
 Handler = Callable[[Any], None]
@@ -70,10 +76,13 @@ class Session:
         self._announced: dict[str, Any] = {}
         self._macros = macro.MacroEvents()
         self._loaded = ""  # the file whose metadata was asked for
+        self._thumbnail: Thumbnail | None = None  # that was asked for
+        self._image_due = True  # the next status shows the thumbnail's picture, if there is one
         self._file_changed = asyncio.Event()
+        self._asked = 0  # times that the loaded file's metadata was asked for in vain
         self._last_error = (float("-inf"), "")
         self._handlers: dict[str, Handler] = {
-            "notify_status_update": lambda params: self.printer.apply(params[0]),
+            "notify_status_update": lambda params: self.printer.apply(params[0], float(params[1])),
             "notify_gcode_response": lambda params: self._on_gcode_response(str(params[0])),
             "notify_klippy_ready": lambda _: self._on_klippy(KlippyWatch.ready),
             "notify_klippy_disconnected": lambda _: self._on_klippy(KlippyWatch.disconnected),
@@ -100,7 +109,8 @@ class Session:
                         context, work, self._answer, store, clock, known_stops=stops, first_look=FIRST_LOOK
                     )
                     work.create_task(answer_interrupted(self.printer, unfinished, store, self._answer, clock))
-                    work.create_task(supervise(f"{name}: Moonraker", self._moonraker), name=f"moonraker {name}")
+                    near = Backoff(cap=MOONRAKER_BACKOFF)
+                    work.create_task(supervise(f"{name}: Moonraker", self._moonraker, near), name=f"moonraker {name}")
                     work.create_task(self._reporter.run(), name=f"reporter {name}")
             finally:
                 # The commands under way have said their last word by now; the link carries it out.
@@ -135,9 +145,9 @@ class Session:
     # ------------------------------------------------------------------------------------------------- to Printago
 
     def _make_link(self) -> Link:
-        printago, mqtt, printer_id = self._settings.printago, self._settings.mqtt, self._config.printer_id
+        printago, printer_id = self._settings.printago, self._config.printer_id
         return Link(
-            endpoint_for(mqtt, printer_id),
+            login_for(self._settings, printer_id),
             topics_for(self._settings, self._config),
             EnvelopeCodec(printer_id, printago.client_type, Dialect(printago.dialect)),
             self._store,
@@ -150,6 +160,7 @@ class Session:
         """Printago is there (again): say who is here, and how it stands now."""
         self._announced = announcement.pairing(self.printer)
         self._link.send("pairing", self._announced)
+        self._image_due = True
         self._reporter.report()
 
     def _announce_news(self) -> None:
@@ -178,7 +189,15 @@ class Session:
         return self._link.send(kind, data, command=echo, reply_to=reply_to, also=also, at=at)
 
     def _send_status(self) -> None:
-        self._link.send_status(lambda: status.build(self.printer))
+        self._link.send_status(self._status)
+
+    def _status(self) -> dict[str, Any]:
+        """With the thumbnail's picture when the job is another one, or Printago may have missed the last such status:
+        it is many times as large as all the rest.
+        """
+        with_image = self._image_due and self.printer.thumbnail is not None
+        self._image_due = self._image_due and not with_image
+        return status.build(self.printer, with_image=with_image)
 
     def _emit(self, name: str, payload: dict[str, Any], also: Write | None = None) -> None:
         self._link.send("event", {"event": name, **payload}, also=also)
@@ -235,6 +254,7 @@ class Session:
     def _on_change(self, transitions: list[Transition]) -> None:
         """After every change of the printer: what happened goes out as events, how it stands as a status."""
         news, told = self._news_of_the_print(), len(transitions)
+        self._image_due |= any(each.change is Change.STARTED for each in transitions)
         if news is not None and not told:
             self._store.save(news, lazy=True)
         for name, payload in self._events.events(transitions):
@@ -302,8 +322,9 @@ class Session:
 
     def _load(self) -> None:
         """Another file is loaded, or the same one anew: what is known of it is read once."""
-        self._loaded = self.printer.state.filename
+        self._loaded, self._asked = self.printer.state.filename, 0
         self.printer.metadata, self.printer.print_times = {}, ()
+        self.printer.thumbnail, self._thumbnail, self._image_due = None, None, True
         self._file_changed.set()
 
     async def _read_metadata(self, api: Moonraker) -> None:
@@ -321,6 +342,10 @@ class Session:
             except RpcError as error:
                 logger.debug("%s: no metadata: %s", self._config.name, error)
                 continue
+            if not metadata and self._asked < METADATA_ATTEMPTS:
+                # A file that was copied into the folder a moment ago: Moonraker has not read it yet, and does not tell.
+                self._asked += 1
+                asyncio.get_running_loop().call_later(METADATA_RETRY, self._file_changed.set)
             if filename == self.printer.state.filename:
                 if history and history[0].get("status") == "in_progress":
                     self.printer.prints.enter(str(history[0].get("filename")), str(history[0].get("job_id")))
@@ -328,3 +353,15 @@ class Session:
                 self.printer.metadata = metadata
                 self.printer.print_times = tuple(float(job.get("total_duration") or 0.0) for job in done)
                 self.printer.changed()
+                await self._read_thumbnail(filename)
+
+    async def _read_thumbnail(self, filename: str) -> None:
+        """Fetch the picture of the loaded file, once: its history changes, its picture does not."""
+        printer, wanted = self.printer, thumbnails.choose(self.printer.metadata, filename)
+        if wanted is None or wanted == self._thumbnail:
+            return
+        self._thumbnail, config = wanted, self._config
+        image = await thumbnails.fetch(config.moonraker_url, wanted, api_key=config.moonraker_api_key)
+        if self._thumbnail is wanted:  # the file is still the same
+            printer.thumbnail = image
+            printer.changed()

@@ -6,9 +6,11 @@ Pure functions over a `Printer`; the member list is `schemas/envelopes/status.js
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from printago_moonraker.log import printable
+from printago_moonraker.moonraker.thumbnails import choose
 from printago_moonraker.printer.facts import FILAMENT_SENSORS, LED_MODULES, is_light, module, short_name
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.state import JobState
@@ -44,8 +46,8 @@ class Progress(NamedTuple):
     origin: str | None
 
 
-def build(printer: Printer) -> Data:
-    """The `data` of a status envelope, as things are now."""
+def build(printer: Printer, *, with_image: bool = False) -> Data:
+    """The `data` of a status envelope, as things are now; `with_image`: the thumbnail's picture with it."""
     phase = printer.phase
     job = _job(printer)
     return {
@@ -61,7 +63,7 @@ def build(printer: Printer) -> Data:
         },
         "temperatures": _temperatures(printer),
         "current_job": job,
-        "klipper": _klipper(printer, phase),
+        "klipper": _klipper(printer, phase) | {"thumbnail": _thumbnail(printer, with_image=with_image)},
     }
 
 
@@ -242,7 +244,6 @@ def _klipper(printer: Printer, phase: Phase) -> Data:
         "heaters": {heater.name: _temperature(printer, heater.object_name) for heater in printer.facts.heaters}
         if ready
         else {},
-        "thumbnail": _thumbnail(printer),
         "slicer": printer.metadata.get("slicer"),
         "metadata": {name: printer.metadata[name] for name in _METADATA if printer.metadata.get(name) is not None},
         "filament_used": _filament_used(printer),
@@ -312,20 +313,12 @@ def _filament_sensors(printer: Printer) -> Data:
     }
 
 
-def _thumbnail(printer: Printer) -> Data | None:
-    """The largest thumbnail up to 400 pixels, by its path below the gcodes root."""
-    thumbnails = [each for each in printer.metadata.get("thumbnails") or [] if isinstance(each.get("width"), int)]
-    small = [each for each in thumbnails if each["width"] <= 400]
-    best = max(small or thumbnails, key=lambda each: each["width"], default=None)
-    if best is None:
+def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:
+    chosen = choose(printer.metadata, printer.state.filename)
+    if chosen is None:
         return None
-    folder = printer.state.filename.rpartition("/")[0]
-    relative = best.get("relative_path", "")
-    return {
-        "width": best["width"],
-        "height": best.get("height"),
-        "path": f"{folder}/{relative}" if folder else relative,
-    }
+    image = asdict(printer.thumbnail) if with_image and printer.thumbnail else {}
+    return asdict(chosen) | image
 
 
 def _filament_used(printer: Printer) -> float | None:

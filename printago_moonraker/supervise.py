@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def supervise(name: str, attempt: Callable[[Backoff], Awaitable[None]], backoff: Backoff | None = None) -> None:
+async def supervise(
+    name: str,
+    attempt: Callable[[Backoff], Awaitable[None]],
+    backoff: Backoff | None = None,
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
     """Run `attempt` again and again, with a back-off between its ends; never returns.
 
     `attempt` calls `backoff.reset()` once it has proved itself. One warning a spell of failures, debug for the rest: a
-    printer that is switched off for a week must not fill the log. Cancelling is safe; it cancels the attempt.
+    printer that is switched off for a week must not fill the log. `pause` waits so many seconds; when it returns
+    something true, what was wrong may be right now: the next attempt is the first of a new spell. Cancelling is safe;
+    it cancels the attempt.
     """
     backoff = backoff or Backoff()
     defect = ""
@@ -43,7 +50,8 @@ async def supervise(name: str, attempt: Callable[[Backoff], Awaitable[None]], ba
         first = backoff.failures == 0
         wait = backoff.next()
         logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s; trying again in %.1f s", name, reason, wait)
-        await asyncio.sleep(wait)
+        if await pause(wait):
+            backoff.reset()
 
 
 def _is_cancelled() -> bool:

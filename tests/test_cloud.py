@@ -14,6 +14,7 @@ from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, echo_of, topics_for
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printago.login import login_for
 from printago_moonraker.printago.store import Store
 from tests.fakes.mosquitto import free_port, mosquitto
 
@@ -43,7 +44,7 @@ async def answering(config: Config, kind: str, data: dict[str, Any]) -> None:
 
     async with Store(None, trusted_time=lambda: None) as store:
         link = Link(
-            endpoint_for(config.mqtt, printer.printer_id),
+            login_for(config, printer.printer_id),
             topics_for(config, printer),
             EnvelopeCodec(printer.printer_id, dialect.value, dialect),
             store.of(printer.printer_id),

@@ -12,13 +12,27 @@ PACKAGE = ROOT / "printago_moonraker"
 
 # Imports go down only. What stands on one level may use its neighbours; moonraker and printago may not.
 LEVELS: list[set[str]] = [
-    {"", "config", "options", "errors", "backoff", "supervise", "log", "schemas", "urlpolicy", "web", "clock", "systemd"},
+    {
+        "",
+        "config",
+        "credentials",
+        "options",
+        "errors",
+        "backoff",
+        "supervise",
+        "log",
+        "schemas",
+        "urlpolicy",
+        "web",
+        "clock",
+        "systemd",
+    },
     {"moonraker", "printago"},
     {"printer"},
     {"reporter", "status", "events", "commands", "announcement"},
-    {"session"},
+    {"session", "pair"},
     {"agent"},
-    {"cli", "doctor", "demo", "cloud", "__main__"},
+    {"cli", "config_docs", "doctor", "findings", "support", "demo", "cloud", "__main__"},
 ]
 HELPERS, TOP = LEVELS[0], LEVELS[-1]
 LIBRARIES = {

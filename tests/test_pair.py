@@ -113,7 +113,7 @@ async def test_a_wrong_key_is_not_stored(tmp_path: Path) -> None:
         assert await pair.pair(config, Credentials(STORE, OTHER_KEY), said.append) == 1
     assert credentials.read(config.printago.data_path) == FOUND
     assert len(said) == 1
-    assert said[0].startswith("Not paired. 127.0.0.1")
+    assert said[0].startswith("Not paired: 127.0.0.1")
     assert "copy both anew from Printago" in said[0]
     assert OTHER_KEY[:24] not in said[0]
 
@@ -191,7 +191,12 @@ async def test_a_code_is_shown_everywhere(tmp_path: Path) -> None:
         FakeMoonraker() as moonraker,
     ):
         scripts: list[str] = []
-        moonraker.answers["printer.gcode.script"] = lambda params: scripts.append(params["script"]) or "ok"
+
+        def run_script(params: dict[str, str]) -> str:
+            scripts.append(params["script"])
+            return "ok"
+
+        moonraker.answers["printer.gcode.script"] = run_script
         config = code_settings(tmp_path, broker, server, moonraker.url)
         assert await pair.pair_by_code(config, said.append) == 0
     assert credentials.read(config.printago.data_path) == FOUND

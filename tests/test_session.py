@@ -17,6 +17,7 @@ from printago_moonraker.cloud import Cloud
 from printago_moonraker.config import MqttSection, StatusSection
 from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import topics_for
+from printago_moonraker.printago.login import Login
 from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
 from tests.fakes.broker import Proxy, proxy
@@ -69,6 +70,11 @@ class Farm:
         )
         data: dict[str, Any] = found["data"]
         return data
+
+    async def status_since(self, start: int, state: str) -> None:
+        await self.cloud.wait_for(
+            lambda each: each["type"] == "status" and each["data"]["printer_state_id"] == state, start=start
+        )
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -174,6 +180,29 @@ async def test_a_print_is_followed(tmp_path: Path) -> None:
         assert [name for name in names if name != "PrinterStateChanged"] == ["PrintStarted", "PrintDone"]
 
 
+async def test_the_thumbnail_is_shown_once_a_job(tmp_path: Path) -> None:
+    """Its picture is fetched once, and is in one status of each print and in every answer; its place is in all."""
+    async with farm(tmp_path) as it:
+        it.moonraker.files["Printago/.thumbs/cube-300x300.png"] = b"\x89PNG\r\n\x1a\n and the rest"
+        await it.status("OPERATIONAL")
+        for progress in (1.0, 2.0):  # the second is a print of the same file
+            start = len(it.cloud.envelopes)
+            await it.push(**printing(total_duration=progress))
+            await it.cloud.wait_for(_shows_image, start=start)
+            await it.push(virtual_sdcard={"file_position": 14587 + int(progress)})
+            await it.push(**printing("complete"))
+            await it.status_since(start, "OPERATIONAL")
+            told = [each for each in it.cloud.envelopes[start:] if each["type"] == "status"]
+            assert [_shows_image(each) for each in told].count(True) == 1
+            assert told[-1]["data"]["klipper"]["thumbnail"]["path"] == "Printago/.thumbs/cube-300x300.png"
+        assert _shows_image(await it.cloud.command("printer_control", "get_status"))
+        assert len(it.moonraker.downloads) == 1
+
+
+def _shows_image(envelope: dict[str, Any]) -> bool:
+    return envelope["type"] == "status" and "image" in (envelope["data"]["klipper"]["thumbnail"] or {})
+
+
 async def test_moonraker_is_awaited(tmp_path: Path) -> None:
     """Printago hears of the printer before Moonraker is there, and again when it is."""
     async with farm(tmp_path, moonraker_up=False) as it:
@@ -203,13 +232,14 @@ async def test_printago_lost_and_back(tmp_path: Path) -> None:
     async with farm(tmp_path) as it:
         await it.status("OPERATIONAL")
         link = it.session._link
-        here, link._endpoint = link._endpoint, replace(link._endpoint, port=1)  # nobody is there
+        here, elsewhere = link._login, replace(link._login.endpoint(), port=1)  # nobody is there
+        link._login = Login(lambda: elsewhere)
         it.wire.cut()
         count = len(it.cloud.envelopes)
         for state in ("printing", "paused", "cancelled"):
             await it.push(**printing(state))
             assert await it.session.printer.until(lambda: it.session.printer.state.job == state, 5.0)  # noqa: B023
-        link._endpoint = here
+        link._login = here
         await it.told("PrintCancelled")
         await it.cloud.wait_for(lambda each: each["type"] == "status", start=count)
         later = it.cloud.envelopes[count:]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from printago_moonraker import schemas, status
 from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.moonraker.thumbnails import Image
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.printer import Printer
@@ -178,10 +179,25 @@ def test_the_job() -> None:
     klipper = data["klipper"]
     assert klipper["job"] == {"job_id": "job-7", "source": "printago"}
     assert klipper["layer"] == {"current": 3, "total": 8}
-    assert klipper["thumbnail"] == {"width": 300, "height": 300, "path": "Printago/.thumbs/cube-300x300.png"}
+    assert klipper["thumbnail"] == {
+        "path": "Printago/.thumbs/cube-300x300.png",
+        "width": 300,
+        "height": 300,
+        "size": 2720,
+    }
     assert klipper["filament_used"] == 0.0
     printer.apply(printing("complete"))
     assert status.build(printer)["klipper"]["job"] is None
+
+
+def test_the_thumbnails_picture_is_there_when_it_is_asked_for() -> None:
+    """It is many times as large as all the rest, so that every other status does without."""
+    printer = in_phase("PRINTING")
+    assert "image" not in status.build(printer, with_image=True)["klipper"]["thumbnail"]  # it has not come yet
+    printer.thumbnail = Image("image/png", "iVBORw0K")
+    with_image = status.build(printer, with_image=True)["klipper"]["thumbnail"]
+    assert (with_image["content_type"], with_image["image"]) == ("image/png", "iVBORw0K")
+    assert status.build(printer)["klipper"]["thumbnail"].keys() == {"path", "width", "height", "size"}
 
 
 def test_progress_is_the_slicers_else_that_of_the_g_code_proper() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds for the printer to come into sight
-_CLOCKS = 60.0  # seconds that Moonraker's clock may differ from ours
+_SAME_CLOCK = 2.0  # seconds: Moonraker runs on the same host as a rule
 _SEEN = (KlippyState.READY, KlippyState.SHUTDOWN, KlippyState.ERROR)
 _STARTS = ("printer_control.start_print", "printer_control.start_print_bbl")
 _HISTORY = 20
@@ -68,7 +68,7 @@ async def _outcome(printer: Printer, path: str, received: float) -> str:
         return f"Whether {name} was printed is not known."
     for job in history:
         same = str(job.get("filename", "")).lower() == path.lower()
-        if same and _number(job.get("start_time")) >= received - _CLOCKS:
+        if same and _number(job.get("start_time")) >= received - _SAME_CLOCK:
             return f"The print of {name} was started; it has ended: {printable(str(job.get('status')))}."
     return f"No print of {name} was started."
 

@@ -32,7 +32,7 @@ _RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
 
 @command("printer_control.get_status", lane=Lane.BESIDE, needs_ready=False, read_only=True)
 async def get_status(context: Context, parameters: Parameters) -> Answer:
-    return Answer("status", status.build(context.printer))
+    return Answer("status", status.build(context.printer, with_image=True))
 
 
 @command("printer_control.download_gcode", lane=Lane.TRANSFER, needs_ready=False)

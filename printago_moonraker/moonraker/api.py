@@ -120,14 +120,15 @@ class Moonraker:
         """The printer objects that Klipper has, by full name ("List Loaded Printer Objects")."""
         return cast(list[str], (await self._call("printer.objects.list"))["objects"])
 
-    async def subscribe(self, objects: Mapping[str, list[str] | None]) -> dict[str, JsonObject]:
-        """Replace the subscription, and return the present values ("Subscribe to printer object status").
+    async def subscribe(self, objects: Mapping[str, list[str] | None]) -> tuple[dict[str, JsonObject], float]:
+        """Replace the subscription; the present values, and their time on Klipper's clock in s ("Subscribe to printer
+        object status").
 
         `objects` are full names, each with its fields, or None for all of them. Takes up to 250 ms (answered on
         Klipper's tick). Gone without a word whenever Klipper restarts.
         """
         answer = await self._call("printer.objects.subscribe", {"objects": dict(objects)})
-        return cast(dict[str, JsonObject], answer["status"])
+        return cast(dict[str, JsonObject], answer["status"]), float(answer.get("eventtime") or 0.0)
 
     async def print_start(self, filename: str, timeout: float | None = 10.0) -> None:
         """Print `filename`, relative to gcodes ("Start a print"). Returns with the file open; the print comes after."""

@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from printago_moonraker import web
 from printago_moonraker.backoff import Backoff
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SOURCE: Final = web.Peer("download", DownloadFailed)
 _MOONRAKER: Final = web.Peer("Moonraker", UploadFailed)
+_NO_SUM: Final = "0" * 64  # the SHA-256 of nothing that anybody knows
 # Failures with not one new byte between them. A new byte starts the count again: a bad line, but a line.
 MAX_ATTEMPTS: Final = 5
 # Moonraker reads the metadata of the whole file before it answers: 22 MB take 0.2 s, an SD card may be a hundred
@@ -191,6 +192,9 @@ async def upload(
     Moonraker may be silent when it is its turn; the source of `chunks` has its own patience. Raises what `chunks`
     raises, ForbiddenPath, Busy, NoSpace, ChecksumMismatch, UploadFailed: in every case Moonraker discards what it has.
     Cancelling is safe and discards too, unless the last byte was already sent.
+
+    When the source fails, the form is brought to its end with a sum that cannot be right: of a connection that is cut
+    instead, Moonraker would keep the part that it has in its temporary folder for ever.
     """
     url = moonraker_url.rstrip("/") + "/server/files/upload"
     deadline = asyncio.timeout(None)
@@ -208,6 +212,8 @@ async def upload(
                     answer = await response.read()
                 finally:
                     response.close()
+                if form.error is not None and response.status == HTTPStatus.CREATED:
+                    await _take_back(session, moonraker_url, f"{folder}/{name}", headers)
     except TimeoutError as error:
         raise UploadFailed(f"Moonraker did not take the upload: no sign of life for {answer_timeout:g} s.") from error
     except web.Unreachable as error:
@@ -219,9 +225,18 @@ async def upload(
         raise UploadFailed(
             "Moonraker broke off the upload: its disk may be full, or the file larger than max_upload_size allows."
         ) from error
+    if form.error is not None:
+        raise form.error
     if response.status != HTTPStatus.CREATED:
         raise failure(response.status, answer)
     return Uploaded(stored_path(answer, form.size), form.size, form.sha256)
+
+
+async def _take_back(session: web.Session, moonraker_url: str, path: str, headers: dict[str, str]) -> None:
+    """Delete what was stored against its checksum, by a Moonraker too old to check it."""
+    url = f"{moonraker_url.rstrip('/')}/server/files/gcodes/{quote(path)}"
+    keys = {name: value for name, value in headers.items() if name == "X-Api-Key"}
+    (await session.delete(url, headers=keys)).close()
 
 
 async def _take_turn(moonraker_url: str) -> None:
@@ -279,8 +294,8 @@ class _Form:
             self._closed = True
             return closing(self.boundary, self.sha256)
         except AgentError as error:
-            self.error = error  # aiohttp would wrap it
-            raise
+            self.error, self._closed = error, True
+            return closing(self.boundary, _NO_SUM)
         self._hash.update(chunk)
         self.size += len(chunk)
         return chunk

@@ -9,22 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from printago_moonraker.errors import ConnectionLost, LinkError
+from printago_moonraker.errors import ConfigError, ConnectionLost, LinkError, LoginRefused, NotPaired
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
+from printago_moonraker.printago.pairing import advice
 from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, Destinations, Letter
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from printago_moonraker.backoff import Backoff
     from printago_moonraker.printago.envelope import EnvelopeCodec, Topics
+    from printago_moonraker.printago.login import Login
     from printago_moonraker.printago.store import PrinterStore, Write
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class Link:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        login: Login,
         topics: Topics,
         codec: EnvelopeCodec,
         store: PrinterStore,
@@ -64,7 +66,9 @@ class Link:
         on_up: Callable[[], Awaitable[None] | None],
         name: str,
     ) -> None:
-        self._endpoint = endpoint
+        self._login = login
+        self._protocol: str | None = None  # that the broker has agreed to
+        self._told = ""  # what is wrong with the credentials
         self._topics = topics
         self._codec = codec
         self._store = store
@@ -98,7 +102,7 @@ class Link:
         """
         if self._newest is None and not self._loading:
             self._load()
-        await supervise(self._name, self._attempt)
+        await supervise(self._name, self._attempt, pause=self._login.pause)
 
     def send(
         self,
@@ -151,11 +155,40 @@ class Link:
     # ----------------------------------------------------------------------------------------------------- one session
 
     async def _attempt(self, backoff: Backoff) -> None:
+        """One session, from its beginning to its end, or until the credentials are others."""
+        with self._told_once(backoff):
+            endpoint = self._login.endpoint()
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch_credentials())
+            with self._told_once(backoff):
+                await self._one_session(endpoint, backoff)
+            watch.cancel()
+
+    @contextmanager
+    def _told_once(self, backoff: Backoff) -> Iterator[None]:
+        """That the credentials are no good will not pass by itself: it is said also in the middle of a spell of other
+        failures, of which `supervise` tells only the first.
+        """
+        try:
+            yield
+        except (NotPaired, LoginRefused, ConfigError) as error:
+            complaint = type(error)(f"{error}. {advice(error)}".rstrip("."))
+            if backoff.failures and str(error) != self._told:
+                logger.warning("%s: %s", self._name, complaint)
+            self._told = str(error)
+            raise complaint from error
+
+    async def _watch_credentials(self) -> None:
+        await self._login.wait_changed()
+        raise ConnectionLost("the credentials have changed.")
+
+    async def _one_session(self, endpoint: Endpoint, backoff: Backoff) -> None:
+        endpoint = replace(endpoint, protocol=self._protocol or endpoint.protocol)  # 5 was refused once: not every time
         will = Will(self._topics.availability, DISCONNECTED)
         async with connect(
-            self._endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
+            endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
         ) as session:
-            self._endpoint = replace(self._endpoint, protocol=session.protocol)  # 5 was refused once: not every time
+            self._protocol = session.protocol
             proved = asyncio.get_running_loop().call_later(PROVED, self._prove, session, backoff)
             try:
                 await session.publish(self._topics.availability, CONNECTED, retain=True)
@@ -175,6 +208,7 @@ class Link:
         self._on_command(replace(message, live=live))
 
     async def _serve(self, session: MqttSession) -> None:
+        self._told = ""
         self._session, self._up_since = session, asyncio.get_running_loop().time()
         coming_up = self._on_up()
         if coming_up is not None:

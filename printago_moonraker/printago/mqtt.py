@@ -24,7 +24,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError, LoginRefused
 from printago_moonraker.log import printable
-from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, in_thread
+from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, explain, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -291,7 +291,7 @@ class MqttSession:
         if reason.is_failure:
             self._version_refused = reason.value == _UNSUPPORTED_VERSION
             kind = LoginRefused if reason.value in _LOGIN else ConnectionRefused
-            self._fail(kind(f"{self.endpoint} refuses the connection: {_explain(reason, info)}"))
+            self._fail(kind(f"{self.endpoint} refuses the connection: {explain(reason, info)}"))
             return
         self.session_present = flags.session_present
         self._max_packet = getattr(info, "MaximumPacketSize", 0)
@@ -307,7 +307,7 @@ class MqttSession:
         elif flags.is_disconnect_packet_from_server:
             twin = f" (another client uses the client ID {self.endpoint.client_id})"
             hint = twin if reason.value == _SESSION_TAKEN_OVER else ""
-            self._fail(ConnectionLost(f"{self.endpoint} ended the session: {_explain(reason, info)}{hint}"))
+            self._fail(ConnectionLost(f"{self.endpoint} ended the session: {explain(reason, info)}{hint}"))
         else:
             self._fail(ConnectionLost(f"{self.endpoint}: the connection broke."))
 
@@ -354,7 +354,7 @@ class MqttSession:
         if failure is None:
             future.set_result(None)
         else:
-            future.set_exception(ConnectionRefused(f"{self.endpoint} refuses the {purpose}: {_explain(failure, info)}"))
+            future.set_exception(ConnectionRefused(f"{self.endpoint} refuses the {purpose}: {explain(failure, info)}"))
 
     def _error(self) -> LinkError:
         """What ended the session, as a new exception: one that is raised in many places grows a wild traceback."""
@@ -395,8 +395,3 @@ def _close_socket(client: Client) -> None:
     sock = client.socket()
     if sock is not None:
         sock.close()
-
-
-def _explain(reason: ReasonCode, info: Properties | None) -> str:
-    words = getattr(info, "ReasonString", None)
-    return printable(f"{reason}: {words}" if words else str(reason))

@@ -61,8 +61,10 @@ async def publish(
 def advice(error: AgentError, endpoint: Endpoint | None = None) -> str:
     """What to do about an error of the link to the broker: a sentence or two for the owner of the printer."""
     cause = error.__cause__
-    if isinstance(error, NotPaired | ConfigError):
+    if isinstance(error, NotPaired):
         return "Run printago-moonraker pair."
+    if isinstance(error, ConfigError):
+        return ""  # it says so itself
     if isinstance(error, LoginRefused):
         return (
             "The store ID or the API key is wrong, they do not belong together, or the key was revoked: copy both anew "

@@ -50,6 +50,7 @@ class KlippyWatch:
         Klipper is asked at once.
         """
         self._halted = True
+        self._printer.halt()
         self._news.set()
 
     async def run(self) -> None:
@@ -99,10 +100,10 @@ class KlippyWatch:
         printer = self._printer
         printer.versions["klipper"] = (await self._api.printer_info()).software_version
         objects = await self._api.objects_list()
-        # Nothing may be waited for between the answer and the snapshot: a delta that came in between would be lost.
-        status = await self._api.subscribe(subscription(objects))
+        printer.expect_snapshot()
+        status, eventtime = await self._api.subscribe(subscription(objects))
         printer.facts = read_facts(objects, status)
-        printer.snapshot(status)
+        printer.snapshot(status, eventtime)
 
     async def _settle(self) -> None:
         """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
@@ -119,6 +120,6 @@ class KlippyWatch:
         if printer.prints.goes_on(history, printer.state):
             printer.changed()
             return
-        entry = printer.prints.current and printer.prints.current.entry
+        entry = printer.prints.current.entry if printer.prints.current else None
         again = printer.is_printing(filename)
         printer.settle(history_status(history, filename, again=again, since=since, entry=entry))

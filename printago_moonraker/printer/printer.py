@@ -25,6 +25,7 @@ from printago_moonraker.printer.state import JobState, PrinterState
 
 if TYPE_CHECKING:
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.moonraker.thumbnails import Image
     from printago_moonraker.moonraker.webcams import Webcam
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Printer:
         self.prints = PrintTracker()
         self._operations: list[Phase] = []  # the agent's own that are under way, the newest last
         self.metadata: dict[str, Any] = {}  # Moonraker's, of the file that is loaded
+        self.thumbnail: Image | None = None  # of that file, once it has been fetched
         self.print_times: tuple[float, ...] = ()  # seconds that this file took before, newest first
         self.slicer_progress: float | None = None  # M73's word in this print, 0..1
         self._old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
@@ -64,6 +66,8 @@ class Printer:
             _forget  # keep what must survive a restart; returns when it is kept
         )
         self._api: Moonraker | None = None
+        self.halting = False
+        self._overtaking: list[tuple[Mapping[str, Mapping[str, Any]], float]] | None = None
         self._watchers: dict[asyncio.Future[None], Seen] = {}
 
     # ------------------------------------------------------------------------------------------------ what comes up
@@ -96,15 +100,33 @@ class Printer:
         self.state.moonraker = False
         self.klippy_is(KlippyState.UNKNOWN)
 
-    def snapshot(self, status: Mapping[str, Mapping[str, Any]]) -> None:
+    def snapshot(self, status: Mapping[str, Mapping[str, Any]], eventtime: float = 0.0) -> None:
+        """Klipper's whole status, at `eventtime` on Klipper's clock in s."""
         self.state.snapshot(status)
+        self.halting = False
+        # Deltas that overtook the snapshot on its way here are newer than it.
+        for delta, time_of_delta in self._overtaking or ():
+            if time_of_delta > eventtime:
+                self.state.apply(delta)
+        self._overtaking = None
         self.changed()
 
-    def apply(self, delta: Mapping[str, Mapping[str, Any]]) -> None:
+    def expect_snapshot(self) -> None:
+        """A subscription is on its way: until its snapshot is taken in, deltas are kept for it."""
+        self._overtaking = []
+
+    def apply(self, delta: Mapping[str, Mapping[str, Any]], eventtime: float = 0.0) -> None:
+        if self._overtaking is not None:
+            self._overtaking.append((delta, eventtime))
         self.state.apply(delta)
         self.changed()
 
+    def halt(self) -> None:
+        """Klipper shuts down; why, it will say in a moment. Whatever it answers "ok" to from now on was cut short."""
+        self.halting = True
+
     def klippy_is(self, state: KlippyState, message: str = "") -> None:
+        self.halting, self._overtaking = False, None
         self.state.klippy_is(state, message)
         self.changed()
 
@@ -233,14 +255,16 @@ class Printer:
 
     def _stopped(self) -> bool:
         """Klipper is known to have stopped; while it is out of sight it may well go on."""
-        return self.state.moonraker and self.state.klippy not in (KlippyState.READY, KlippyState.UNKNOWN)
+        up = (KlippyState.READY, KlippyState.UNKNOWN)
+        return self.halting or (self.state.moonraker and self.state.klippy not in up)
 
     def _still_standing(self, what: str, seen: Seen | None) -> None:
         """An emergency stop makes Klipper answer "ok" to what it cut short."""
         if self._stopped() and not (seen and seen()):
             if self.state.klippy is KlippyState.DISCONNECTED:
                 raise errors.PrinterOffline(f"{what} was cut short: Klipper is not running any more.")
-            message = printable(self.state.klippy_message.partition("\n")[0]) or f"Klipper is {self.state.klippy}"
+            said = "" if self.halting else printable(self.state.klippy_message.partition("\n")[0])
+            message = said or "Klipper has stopped"
             raise errors.PrinterNotReady(f"{what} was cut short: {message}.")
 
     async def script(self, what: str, script: str, seen: Seen | None = None, *, timeout: float = PATIENCE) -> None:

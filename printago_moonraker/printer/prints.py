@@ -33,8 +33,8 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Print:
-    """One print. `filename` is relative to Moonraker's gcodes root, `time` the seconds since its start, `entry` names it
-    in Moonraker's history.
+    """One print. `filename` is relative to Moonraker's gcodes root, `time` the seconds since its start; `entry` is its
+    `job_id` in Moonraker's history.
     """
 
     filename: str
@@ -135,8 +135,8 @@ class PrintTracker:
             self.current = replace(job, entry=entry)
 
     def goes_on(self, history: list[dict[str, Any]], state: PrinterState) -> bool:
-        """While `unsettled`: whether the print that is on is still the same, by the newest entry of its file; then it is
-        looked at again.
+        """While `unsettled`: whether the print that is on is the one of before, by the newest entry of its file. If so,
+        it is in sight again.
         """
         job = self.current
         if job is None or not _on(state) or self._replaced(state):
@@ -310,8 +310,9 @@ def history_status(
     the print cannot have begun. `entry`: the print's own, where it is known.
     """
     found = [job for job in jobs if _is_of(job, filename)]
-    if any(job.get("job_id") == entry for job in found):
-        found, again = [job for job in found if job.get("job_id") == entry], False
+    own = [job for job in found if entry is not None and job.get("job_id") == entry]
+    if own:
+        found, again = own, False
     if since is not None:
         found = [job for job in found if (job.get("start_time") or 0.0) >= since - SAME_CLOCK]
     ends = [str(job.get("status")) for job in found]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from printago_moonraker import config, schemas
 from printago_moonraker.cloud import Cloud, Envelope
 from printago_moonraker.errors import AgentError
@@ -323,6 +325,14 @@ async def source(*script: Reply | Script, name: str = "a.gcode") -> AsyncIterato
 @asynccontextmanager
 async def farm(folder: Path, options: Options) -> AsyncIterator[Farm]:
     """All of it, up and connected; at the end nothing of it is left, and every envelope was as its schema says."""
+    async with AsyncExitStack() as stack:
+        # Moonraker leaves what it has of an upload that breaks off in the folder for temporary files.
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("TMPDIR", str(folder))
+        yield await stack.enter_async_context(_farm(folder, options))
+
+
+@asynccontextmanager
+async def _farm(folder: Path, options: Options) -> AsyncIterator[Farm]:
     async with (
         mosquitto(folder, ["allow_anonymous true", "max_packet_size 2000000"]) as broker,
         VirtualPrinter(

@@ -80,6 +80,7 @@ STATUS: dict[tuple[str, str], str] = {
     ("idle-*", "*.display"): "OctoPrint leaves it out when no file is loaded; here every member is always there",
     ("idle-*", "*.averagePrintTime"): "the same",
     ("offline-*", "*.filament*"): "OctoPrint has two forms of none; here it is always that of an idle printer",
+    ("printing-get_status.heating", "current_state_data.currentZ"): "known as soon as PRINT_START has homed",
     ("after_cancel-*", "current_state_data.currentZ"): "Klipper knows where the head is also after a print",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from printago_moonraker.demo.stage import SAMPLE
 from printago_moonraker.printago.endpoint import Message, endpoint_for
 from printago_moonraker.printago.mqtt import connect
 from tests.e2e.farm import PRINTER_ID, Farm, Options, is_event, moves
@@ -126,6 +130,27 @@ async def test_objects_of_a_print(farm: Farm) -> None:
     status = await farm.status_until(lambda s: s["klipper"]["objects"]["excluded"])
     assert status["klipper"]["objects"]["names"] == ["A", "B"]
     assert status["klipper"]["objects"]["excluded"] == ["A"]
+
+
+async def test_the_thumbnail_of_a_print(farm: Farm) -> None:
+    """The slicer's picture comes with the first status of the job and with get_status; all others only name it."""
+    await start(farm, "50 % #1.gcode", SAMPLE.read_text())
+    seen = await farm.wait_for(lambda each: each["type"] == "status" and _image_of(each))
+    picture = Image.open(io.BytesIO(base64.b64decode(_image_of(seen))))
+    thumbnail = seen["data"]["klipper"]["thumbnail"]
+    assert (picture.size, picture.format) == ((300, 300), "PNG")
+    assert (thumbnail["width"], thumbnail["height"], thumbnail["content_type"]) == (300, 300, "image/png")
+    assert thumbnail["path"] == "Printago/.thumbs/50 % #1-300x300.png"
+    count = len(unasked(farm))
+    await farm.wait_for(lambda _: len(unasked(farm)) >= count + 2)
+    told = [each for each in unasked(farm) if each["data"]["klipper"]["thumbnail"]]
+    assert [bool(_image_of(each)) for each in told].count(True) == 1
+    assert (await farm.status())["klipper"]["thumbnail"]["image"] == _image_of(seen)
+
+
+def _image_of(envelope: Envelope) -> str:
+    image: str = (envelope["data"]["klipper"]["thumbnail"] or {}).get("image", "")
+    return image
 
 
 async def test_only_status_and_availability_are_retained(farm: Farm) -> None:

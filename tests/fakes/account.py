@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.fakes.tls import Authority
 
 STORE, KEY = "store-4711", "pk_live_0123456789abcdefghijKLMNOPQRSTUV"
+CLOUD, CLOUD_PASSWORD = "the-cloud", "itself"  # who sees it all
 OTHER_KEY = "pk_live_ANOTHERKEYANOTHERKEYANOTHERKEY99"
 
 
@@ -34,18 +35,18 @@ class AccountBroker:
     def lines(self) -> list[str]:
         return ["allow_anonymous false", f"password_file {self._passwords}", f"acl_file {self._rights}"]
 
-    def set_key(self, key: str, *users: str) -> None:
-        """Each user's key from now on; whoever has another is thrown out by `reload`."""
-        self._passwords.unlink(missing_ok=True)
-        for user in users or (STORE,):
-            create = ["-c"] if not self._passwords.exists() else []
-            command = [program("mosquitto_passwd"), *create, "-b", str(self._passwords), user, key]
+    def set_key(self, key: str) -> None:
+        """The store's key from now on; whoever has another is thrown out by `reload`."""
+        self._passwords.write_text("")
+        for user, password in ((STORE, key), (CLOUD, CLOUD_PASSWORD)):
+            command = [program("mosquitto_passwd"), "-b", str(self._passwords), user, password]
             subprocess.run(command, check=True, capture_output=True)
         self._passwords.chmod(0o600)
 
     def set_rights(self, *lines: str) -> None:
         """mosquitto's ACL of the account."""
-        self._rights.write_text("\n".join([f"user {STORE}", *(f"topic {line}" for line in lines), ""]))
+        store = [f"user {STORE}", *(f"topic {line}" for line in lines)]
+        self._rights.write_text("\n".join([*store, f"user {CLOUD}", "topic readwrite #", ""]))
         self._rights.chmod(0o600)
 
     def reload(self) -> None:

@@ -93,8 +93,8 @@ METADATA = {
     "layer_count": 8,
     "slicer": "OrcaSlicer",
     "thumbnails": [
-        {"width": 32, "height": 32, "relative_path": ".thumbs/cube-32x32.png"},
-        {"width": 300, "height": 300, "relative_path": ".thumbs/cube-300x300.png"},
+        {"width": 32, "height": 32, "size": 348, "relative_path": ".thumbs/cube-32x32.png"},
+        {"width": 300, "height": 300, "size": 2720, "relative_path": ".thumbs/cube-300x300.png"},
     ],
 }
 

@@ -41,6 +41,11 @@ class Upload:
     finished: bool = False
 
     @property
+    def stored(self) -> bool:
+        """Whether Moonraker would keep it: a sum of zeros is nobody's."""
+        return self.complete and self.field("checksum") != "0" * 64
+
+    @property
     def file_size(self) -> int:
         """Bytes of the file proper, between the two parts of the form around it."""
         opening = self.head.index(b"\r\n\r\n", self.head.index(b"filename=")) + 4
@@ -57,7 +62,8 @@ class FakeMoonraker:
     """`answers` maps a method to its result, a `Refusal`, `SILENT`, or a function of the params that returns one of
     these.
 
-    `requests` and `handshakes` hold what arrived, `uploads` likewise. `refuse` is an HTTP status for the handshake.
+    `requests` and `handshakes` hold what arrived, `uploads` and `downloads` (path and headers) likewise. `refuse` is an
+    HTTP status for the handshake. `files` are those below gcodes: their bytes, or a whole response.
     """
 
     def __init__(self, *, prefix: str = "", answer_pings: bool = True) -> None:
@@ -66,6 +72,9 @@ class FakeMoonraker:
         self.handshakes: list[dict[str, str]] = []
         self.replies: list[Any] = []
         self.uploads: list[Upload] = []
+        self.deleted: list[str] = []
+        self.downloads: list[tuple[str, dict[str, str]]] = []
+        self.files: dict[str, bytes | web.Response] = {}
         self.upload_answer: Callable[[Upload], web.Response] = _created
         self.read_uploads = True
         self.refuse = 0
@@ -77,6 +86,8 @@ class FakeMoonraker:
         app = web.Application(client_max_size=2**40)
         app.router.add_get(f"{prefix}/websocket", self._websocket)
         app.router.add_post(f"{prefix}/server/files/upload", self._upload)
+        app.router.add_delete(f"{prefix}/server/files/{{path:.*}}", self._delete)
+        app.router.add_get(f"{prefix}/server/files/gcodes/{{path:.*}}", self._download)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
 
     async def __aenter__(self) -> Self:
@@ -157,6 +168,19 @@ class FakeMoonraker:
         )
         await socket.send_json({"jsonrpc": "2.0", **body, "id": message["id"]})
 
+    async def _download(self, request: web.Request) -> web.Response:
+        path = request.match_info["path"]
+        self.downloads.append((path, dict(request.headers)))
+        self._news()
+        file = self.files.get(path)
+        if isinstance(file, bytes):
+            return web.Response(body=file)
+        return file or web.Response(status=404)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        self.deleted.append(request.match_info["path"])
+        return web.json_response({"result": {}})
+
     async def _upload(self, request: web.Request) -> web.Response:
         upload = Upload(dict(request.headers))
         self.uploads.append(upload)
@@ -183,6 +207,11 @@ class FakeMoonraker:
 
 
 def _created(upload: Upload) -> web.Response:
+    return stored(upload) if upload.stored else web.json_response({"error": {"message": "Unprocessable"}}, status=422)
+
+
+def stored(upload: Upload) -> web.Response:
+    """The answer of a Moonraker that knows no checksums."""
     item = {
         "path": "Printago/a.gcode",
         "root": "gcodes",

@@ -14,7 +14,8 @@ from tests.faults.harness import Run, rig
 
 async def _run(options: argparse.Namespace) -> int:
     def say(text: str) -> None:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
     say(f"seed {options.seed}: python -m tests.faults {options.faults} --seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,8 +20,8 @@ SEEN = 0.1  # s that a success may be ahead of the journal's line: both are writ
 ENDS = {"complete": "PrintDone", "cancelled": "PrintCancelled", "error": "PrintFailed", "broken": "PrintFailed"}
 BAD = (
     "events lost", "events doubled", "events out of order", "ends told wrongly", "prints started twice",
-    "prints started late", "answers missing", "answers doubled", "false successes", "partial files", "needless refusals",
-    "agent's own exits", "growth",
+    "prints started late", "answers missing", "answers doubled", "false successes", "partial files",
+    "needless refusals", "agent's own exits", "growth",
 )  # fmt: skip
 
 
@@ -43,7 +44,8 @@ class Print:
         """Whether it was in one of the states at any moment between the two times."""
         after = [at for at, _ in self.states[1:]] + [float("inf")]
         return any(
-            state in states and at <= until and end >= since for (at, state), end in zip(self.states, after, strict=True)
+            state in states and at <= until and end >= since
+            for (at, state), end in zip(self.states, after, strict=True)
         )
 
 
@@ -242,7 +244,9 @@ class Judge:
         elif len(contents) > 1:
             yield Problem("answers doubled", f"{sent.action} {sent.id}: {' and '.join(sorted(contents))}")
         elif len(answers) > len(sent.times) + len(cycle.faults):
-            yield Problem("answers doubled", f"{sent.action} {sent.id}: {len(answers)} for {len(sent.times)} deliveries")
+            yield Problem(
+                "answers doubled", f"{sent.action} {sent.id}: {len(answers)} for {len(sent.times)} deliveries"
+            )
         for answer in answers:
             if answer.envelope["type"] == "success" and not self._is_true(cycle, sent, answer):
                 text = f"{sent.action} {sent.id}: {answer.said} {json.dumps(answer.envelope['data'])}"
@@ -260,7 +264,7 @@ class Judge:
 
     def _order(self, cycle: Cycle) -> Iterator[Problem]:
         stored = [each for each in self._recorder.received if each.envelope["type"] in ("event", "success", "error")]
-        for one, other in zip(stored, stored[1:], strict=False):
+        for one, other in itertools.pairwise(stored):
             if other.at >= cycle.begun and other.said < one.said:
                 yield Problem("events out of order", f"{_name(other)} {other.said} after {_name(one)} {one.said}")
 

@@ -112,5 +112,3 @@ def _slope(values: list[int]) -> float:
     middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
     over = sum((x - middle) * (value - mean) for x, value in enumerate(values))
     return over / sum((x - middle) ** 2 for x in range(len(values)))
-
-

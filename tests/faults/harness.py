@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import AgentError
@@ -27,7 +27,7 @@ from tests.faults.recorder import Recorder
 from tests.faults.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 TIME_FACTOR = 50.0
@@ -172,7 +172,7 @@ class Run:
             self._rig.recorder.publish(
                 {"type": "printer_control", "action": "get_status", "parameters": {}, "id": ping, "expires_at": _utc(3)}
             )
-            await self._rig.recorder.until(lambda id=ping: self._rig.recorder.answers(id), 3.0)  # type: ignore[misc]
+            await self._rig.recorder.until(partial(self._rig.recorder.answers, ping), 3.0)
             states = [each.envelope["data"].get("printer_state_id") for each in self._rig.recorder.answers(ping)]
             if states == ["OPERATIONAL"]:
                 return True
@@ -217,7 +217,9 @@ class Run:
         account, agent = self.account, self._rig.agent
         account.add_problem("agent's own exits", agent.deaths, "see the agent's log")
         last = agent.samples[-1]
-        account.notes.append(f"agent                    {last.memory} kB, {last.descriptors} descriptors, {agent.lives} lives")
+        account.notes.append(
+            f"agent                    {last.memory} kB, {last.descriptors} descriptors, {agent.lives} lives"
+        )
         held = rows(self._rig.folder / "data" / "printago.db")
         account.notes.append(f"rows                     {held or 'no database'}")
         account.add_problem("growth", held.get("outbox", 0), "rows left in the outbox")
@@ -250,7 +252,9 @@ class Story:
         names = NAMES if (number // BLOCK) % 2 == 0 else WITHOUT_AGENT
         count = rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3)) if faulty else 0
         points = POINTS + MORE_POINTS[self.ending] * 2
-        self._plan = [(rng.choice(points), rng.choice((0.0, 0.002, 0.02, 0.1, 0.4)), rng.choice(names)) for _ in range(count)]
+        self._plan = [
+            (rng.choice(points), rng.choice((0.0, 0.002, 0.02, 0.1, 0.4)), rng.choice(names)) for _ in range(count)
+        ]
         self._dice = [random.Random(rng.random()) for _ in self._plan]
         self._lifetime = rng.choice((4.0, 60.0)) if count else 60.0  # s
         self._repeat = rng.random() < 0.3

@@ -100,8 +100,8 @@ class Proxy:
         """Put bytes that are no message between two messages."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            while loop.time() - connection.last.get(way, 0.0) < ALIGNED:
-                await asyncio.sleep(ALIGNED)
+            while (busy := connection.last.get(way, 0.0) + ALIGNED - loop.time()) > 0:  # noqa: ASYNC110 - for silence
+                await asyncio.sleep(busy)
             with contextlib.suppress(OSError):
                 connection.towards(way).write(rubbish)
 

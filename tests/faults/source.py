@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PIECE = 16 * 1024  # bytes
 PAUSE = 0.02  # s after each

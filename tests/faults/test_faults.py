@@ -24,5 +24,4 @@ async def test_whole_prints_survive_kills_and_bad_networks(seed: int, tmp_path_f
     async with rig(folder) as everything:
         account = await Run(everything, seed, lines.append).run(FAULTS)
     report = "\n".join([f"seed {seed}: python -m tests.faults {FAULTS} --seed {seed}", *lines, str(account)])
-    print(report)
     assert not account.problems, report

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.fakes.klipper import METADATA, OBJECTS, SETTINGS, STATUS
-from tests.fakes.moonraker import FakeMoonraker
+
+if TYPE_CHECKING:
+    from tests.fakes.moonraker import FakeMoonraker
 
 NUMBER = r"-?\d+(\.\d{1,4})?"
 NAME = r'([\w.-]+|"[^"\\\n]+")'
@@ -45,12 +47,20 @@ class Klippy:
         self._pushes: set[asyncio.Task[None]] = set()
         moonraker.answers |= {
             "server.connection.identify": {"connection_id": 1},
-            "server.info": lambda _: {"klippy_connected": True, "klippy_state": self._klippy, "moonraker_version": "v0"},
+            "server.info": lambda _: {
+                "klippy_connected": True,
+                "klippy_state": self._klippy,
+                "moonraker_version": "v0",
+            },
             "printer.info": lambda _: {"state": self._klippy, "state_message": "", "software_version": "v0.13.0"},
             "printer.objects.list": {"objects": OBJECTS},
             "printer.objects.subscribe": self._subscribe,
             "server.files.metadata": self._file("filename", METADATA),
-            "server.files.get_directory": {"disk_usage": {"total": 2**40, "used": 0, "free": 2**40}, "files": [], "dirs": []},
+            "server.files.get_directory": {
+                "disk_usage": {"total": 2**40, "used": 0, "free": 2**40},
+                "files": [],
+                "dirs": [],
+            },
             "server.files.delete_file": self._file("path", {}),
             "server.history.list": {"jobs": []},
             "server.webcams.list": {"webcams": [_webcam(webcam_url)]},
@@ -114,9 +124,18 @@ class Klippy:
         return "ok"
 
     def _obey(self, line: str) -> None:
-        values = {key: value for key, _, value in (word.partition("=") for word in re.sub(r'"[^"]*"', "", line).split())}
+        values = {
+            key: value for key, _, value in (word.partition("=") for word in re.sub(r'"[^"]*"', "", line).split())
+        }
         found = NAMED.search(line)
-        name = next((each for each in self.status if found and (each.partition(" ")[2] or each).lower() == (found[1] or found[2]).lower()), "")
+        name = next(
+            (
+                each
+                for each in self.status
+                if found and (each.partition(" ")[2] or each).lower() == (found[1] or found[2]).lower()
+            ),
+            "",
+        )
         if line.startswith("SET_HEATER"):
             self._push(**{name: {"target": float(values["TARGET"])}})
         elif line.startswith("M106"):
@@ -144,7 +163,8 @@ class Klippy:
 
 def _webcam(url: str) -> dict[str, Any]:
     return {
-        "name": "front", "enabled": True, "service": "mjpegstreamer", "snapshot_url": url, "stream_url": url, "uid": "1",
+        "name": "front", "enabled": True, "service": "mjpegstreamer", "snapshot_url": url, "stream_url": url,
+        "uid": "1",
         "flip_horizontal": False, "flip_vertical": False, "rotation": 0, "location": "printer", "target_fps": 15,
         "aspect_ratio": "4:3", "icon": "", "extra_data": {}, "source": "database",
     }  # fmt: skip

@@ -6,7 +6,6 @@ Stubs stand for `systemctl` and `sudo`, and log what they are asked. Everything 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -21,8 +20,9 @@ MOONRAKER = "[server]\nhost: 0.0.0.0\nport: {port}\n"
 REQUIREMENTS = "printago_moonraker/host/requirements.txt"
 # What a host has of all this is what install.sh may use: a name that is missing here is missing there.
 TOOLS = (
-    "awk basename cat chmod cmp df dirname git grep id install mkdir mv printf rm sed sh sort tail tr true uname"
-).split()
+    "awk", "basename", "cat", "chmod", "df", "dirname", "git", "grep", "id", "install", "mkdir", "mv", "rm", "sed",
+    "sh", "sort", "tail", "tr", "true", "uname",
+)  # fmt: skip
 STUBS = {
     "systemctl": 'echo "systemctl $*" >>"$STUB_LOG"\n[ "$1" != is-system-running ] || echo "$STUB_SYSTEMD"\n',
     "sudo": 'echo "sudo $*" >>"$STUB_LOG"\n[ "$1" != -n ] || shift\n[ -z "$STUB_PASSWORD" ] || exit 1\nexec "$@"\n',
@@ -52,7 +52,7 @@ def snapshot(*folders: Path) -> dict[str, str]:
     """Every file, link and folder below, with its mode and the hash of what is in it."""
     found = {}
     for path in (path for folder in folders for path in [folder, *folder.rglob("*")]):
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
         found[str(path)] = f"{path.lstat().st_mode:o} {hashlib.sha256(content.encode()).hexdigest()}"
     return found
 
@@ -145,6 +145,7 @@ class Host:
             "HOME": str(self.home), "PATH": str(self.bin), "DESTDIR": str(self.root), "LANG": "C.UTF-8",
             "STUB_LOG": str(self.log), "STUB_SYSTEMD": "running", "STUB_PASSWORD": "",
             "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_NO_CACHE_DIR": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
         } | more  # fmt: skip
 
     def install(
@@ -154,8 +155,9 @@ class Host:
 
         A user namespace makes it so, whoever runs the tests; the files belong to that user.
         """
+        # No network: what install.sh and doctor say must not depend on this machine's.
         user = ("--map-root-user", "--mount") if root else ("--map-user=1", "--map-group=1")
-        command = [program("unshare", "util-linux"), "--user", *user, program("sh", "dash"), "-c"]
+        command = [program("unshare", "util-linux"), "--user", "--net", *user, program("sh", "dash"), "-c"]
         script = f'{before}\nexec "{self.clone}/install.sh" "$@"'
         return subprocess.run(
             [*command, script, "install.sh", *options],
@@ -165,7 +167,7 @@ class Host:
 
     def installed(self, *options: str, **environment: str) -> str:
         """What an installation that succeeds says."""
-        result = self.install(*options, **environment)
+        result = self.install(*options, root=False, before="", **environment)
         assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
         return result.stdout
 

@@ -56,5 +56,5 @@ def test_the_unit_is_hardened(unit: Path) -> None:
 def test_what_a_restart_is_for() -> None:
     """systemd starts it again whatever happened, but for a broken configuration, and does not give up."""
     lines = TEMPLATE.read_text().splitlines()
-    wanted = {"Type=notify", "Restart=always", "RestartPreventExitStatus=78", "StartLimitIntervalSec=0", "WatchdogSec=60"}
+    wanted = {"Restart=always", "RestartPreventExitStatus=78", "StartLimitIntervalSec=0", "WatchdogSec=60"}
     assert wanted <= set(lines)

@@ -88,7 +88,8 @@ async def test_printer_info(moonraker: Moonraker, fake: FakeMoonraker) -> None:
 async def test_subscribe(moonraker: Moonraker, fake: FakeMoonraker) -> None:
     """A subscription asks for the fields wanted, or for all, and returns their present values."""
     fake.answers["printer.objects.subscribe"] = {"eventtime": 1.0, "status": {"toolhead": {"homed_axes": "xyz"}}}
-    assert await moonraker.subscribe({"toolhead": ["homed_axes"], "fan": None}) == {"toolhead": {"homed_axes": "xyz"}}
+    answer = await moonraker.subscribe({"toolhead": ["homed_axes"], "fan": None})
+    assert answer == ({"toolhead": {"homed_axes": "xyz"}}, 1.0)
     assert fake.requests[-1]["params"] == {"objects": {"toolhead": ["homed_axes"], "fan": None}}
 
 

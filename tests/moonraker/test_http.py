@@ -19,7 +19,7 @@ from printago_moonraker.backoff import Backoff
 from printago_moonraker.moonraker import http
 from printago_moonraker.moonraker.http import MAX_ATTEMPTS, Download, Uploaded, upload
 from printago_moonraker.urlpolicy import UrlPolicy
-from tests.fakes.moonraker import FakeMoonraker
+from tests.fakes.moonraker import FakeMoonraker, stored
 from tests.fakes.source import FakeSource, Reply, Script, Seen, ranged
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ async def test_download_into_upload(fake: FakeMoonraker) -> None:
 
 
 async def test_source_fails(fake: FakeMoonraker) -> None:
-    """An error of the source is passed on as it is, and the upload is broken off: no complete request arrives."""
+    """An error of the source is passed on as it is, and the upload ends in a way that makes Moonraker drop its part."""
     failure = errors.DownloadFailed("The file at the source changed during the download.")
     under_way = asyncio.Event()
     task = asyncio.create_task(send(fake, stream(b"G28\n" * 1000, then=failure, wait=under_way)))
@@ -393,8 +393,18 @@ async def test_source_fails(fake: FakeMoonraker) -> None:
     with pytest.raises(errors.DownloadFailed) as error:
         await task
     assert error.value is failure
-    await fake.until(lambda: fake.uploads[0].finished)
-    assert not fake.uploads[0].complete
+    assert fake.uploads[0].complete
+    assert not fake.uploads[0].stored
+    assert fake.deleted == []
+
+
+async def test_source_fails_before_an_old_moonraker(fake: FakeMoonraker) -> None:
+    """One that stores the part against its checksum is told to delete it."""
+    fake.upload_answer = stored
+    failure = errors.DownloadFailed("The server ended it too early.")
+    with pytest.raises(errors.DownloadFailed):
+        await send(fake, stream(b"G28\n" * 1000, then=failure))
+    assert [path.rpartition("/")[2] for path in fake.deleted] == ["a.gcode"]
 
 
 async def test_cancelled_upload(fake: FakeMoonraker) -> None:

@@ -10,6 +10,7 @@ import pytest
 from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printago.login import Login
 from printago_moonraker.printago.mqtt import Endpoint, Message, connect
 from printago_moonraker.printago.store import Store
 from tests.fakes.broker import PUBLISH, FakeBroker, Peer, fake_broker
@@ -23,7 +24,15 @@ JPEG = b"\xff\xd8\x00{not an envelope}\xff\xd9"
 def make_link(endpoint: Endpoint, dialect: Dialect, store: Store, up: asyncio.Event) -> Link:
     codec = EnvelopeCodec("v", "klipper", dialect)
     topics = make_topics("v", dialect)
-    return Link(endpoint, topics, codec, store.of("v"), on_command=lambda _: None, on_up=up.set, name="printago v")
+    return Link(
+        Login(lambda: endpoint),
+        topics,
+        codec,
+        store.of("v"),
+        on_command=lambda _: None,
+        on_up=up.set,
+        name="printago v",
+    )
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from printago_moonraker.printago import link as link_module
 from printago_moonraker.printago import store as store_module
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec, make_topics
 from printago_moonraker.printago.link import Link
+from printago_moonraker.printago.login import Login
 from printago_moonraker.printago.mqtt import Endpoint, Message, connect
 from printago_moonraker.printago.store import Limits, Store
 from tests.fakes.broker import CONNACK_5, CONNECT, PUBLISH, FakeBroker, Peer, fake_broker, proxy
@@ -42,7 +43,7 @@ class Agent:
         self.came_up = asyncio.Event()
         self.commands: list[Message] = []
         self.link = Link(
-            endpoint,
+            Login(lambda: endpoint),
             TOPICS,
             EnvelopeCodec("v", "klipper", Dialect.KLIPPER),
             self.store,
@@ -433,6 +434,19 @@ async def test_the_will_is_set(broker: Mosquitto, endpoint: Callable[..., Endpoi
         wire.cut()
         await cloud.wait_available("disconnected")
         await cloud.wait_available("connected")
+
+
+async def test_what_the_broker_kept_is_not_live(
+    endpoint: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the beginning of a session nobody can tell how long a command lay there; later it has just been sent."""
+    monkeypatch.setattr(link_module, "BACKLOG", 0.2)
+    async with Cloud(endpoint("v"), TOPICS) as cloud, running(endpoint("v")) as agent:
+        await agent.up()
+        await cloud.command("printer_control", "pause_print", timeout=5)
+        await asyncio.sleep(0.3)  # it is the time that is tested
+        await cloud.command("printer_control", "pause_print", timeout=5)
+        assert [message.live for message in agent.commands] == [False, True]
 
 
 async def test_commands_sent_while_the_link_was_down_are_delivered(

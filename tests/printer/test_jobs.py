@@ -88,7 +88,7 @@ async def test_a_download_that_fails(tmp_path: Path, reply: Reply, parameters: d
         name, payload = it.emitted[-1]
         assert (name, payload["code"], payload["reason"]) == ("TransferFailed", code, data["error"])
         assert "secret" not in str(it.emitted)
-        assert not any(upload.complete for upload in it.moonraker.uploads)
+        assert not any(upload.stored for upload in it.moonraker.uploads)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Life:
         question = self.tracker.in_question
         if not self.tracker.unsettled or question is None or self.tracker.goes_on(self.history, self.state):
             return
-        entry = self.tracker.current and self.tracker.current.entry
+        entry = self.tracker.current.entry if self.tracker.current else None
         status = history_status(self.history, question[0], again=self._on(), since=question[1], entry=entry)
         self._tell(self.tracker.settle(status))
         self._tell(self.tracker.observe(self.state, 100.0))

@@ -241,3 +241,16 @@ def test_a_lost_moonraker_shows_nothing() -> None:
     printer.detach()
     assert (printer.phase, printer.state.objects) == (Phase.OFFLINE, {})
     assert printer.prints.current is not None, "but Klipper may go on printing"
+
+
+def test_a_delta_that_overtakes_its_snapshot_is_kept() -> None:
+    """Answer and delta may come in one burst: what is newer than the snapshot stands, what is older does not."""
+    printer = Recorder().printer
+    printer.expect_snapshot()
+    printer.apply({"print_stats": {"filename": "old.gcode"}, "toolhead": {"homed_axes": "x"}}, 9.0)
+    printer.apply({"toolhead": {"homed_axes": "xyz"}}, 11.0)
+    printer.snapshot({"print_stats": {"filename": "new.gcode"}, "toolhead": {"homed_axes": "xy"}}, 10.0)
+    assert (printer.state.filename, printer.state.homed_axes) == ("new.gcode", "xyz")
+    printer.apply({"toolhead": {"homed_axes": ""}}, 12.0)
+    printer.snapshot({"toolhead": {"homed_axes": "z"}}, 13.0)
+    assert printer.state.homed_axes == "z"

@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import random
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from printago_moonraker.errors import ConnectionRefused, ConnectionLost
+from printago_moonraker.errors import ConnectionLost, ConnectionRefused
 from printago_moonraker.moonraker.rpc import RpcError
 from printago_moonraker.printago.endpoint import Message
 from tests.fakes.klipper import METADATA, OBJECTS, SETTINGS, STATUS
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class Job:
     """One print as the printer knows it. `seen`: the agent was shown it while it was on."""
 
     file: str
-    ours: bool
+    began: float  # by the wall's clock
     seen: bool = False
     end: str = ""
 
@@ -86,6 +88,8 @@ class World:
 
     def push(self, **delta: dict[str, Any]) -> None:
         """Klipper's status changes, and whoever listens is told."""
+        if self.job is not None:
+            delta.setdefault("print_stats", {})["total_duration"] = self.wall() - self.job.began
         for name, fields in delta.items():
             self.status[name].update(fields)
         if self.klippy_up and self.moonraker_up:
@@ -95,14 +99,16 @@ class World:
         for connection in list(self.connections):
             connection.notify(method, list(params))
 
-    def begin(self, file: str, *, ours: bool) -> None:
+    def begin(self, file: str) -> None:
         self.jobs += 1
         self.note(f"begins {file}")
         if self.wall() > self._expiries.pop(file, float("inf")) + TICK:
             self.late.append(file)
-        self.job = self.open[file] = Job(file, ours)
+        self.job = self.open[file] = Job(file, self.wall())
         if self.moonraker_up:
-            self.history.appendleft({"filename": file, "status": "in_progress", "total_duration": 0.0})
+            entry = {"job_id": f"{self.jobs:06X}", "filename": file, "status": "in_progress", "start_time": self.wall()}
+            self.history.appendleft({**entry, "total_duration": 0.0})
+            self.notify("notify_history_changed", {"action": "added", "job": dict(self.history[0])})
         self.push(print_stats={"state": "printing", "filename": file, "total_duration": 0.0, "message": ""},
             virtual_sdcard={"progress": 0.0, "is_active": True, "file_size": 1000})  # fmt: skip
 
@@ -121,9 +127,10 @@ class World:
             self.push(print_stats={"state": state, "message": "" if state != "error" else "Move out of range"})
 
     def close_history(self, status: str, file: str) -> None:
-        if self.moonraker_up and self.history and self.history[0]["filename"] == file:
-            if self.history[0]["status"] == "in_progress":
-                self.history[0]["status"] = status
+        newest = self.history[0] if self.moonraker_up and self.history else {}
+        if newest.get("filename") == file and newest["status"] == "in_progress":
+            newest["status"] = status
+            self.notify("notify_history_changed", {"action": "finished", "job": dict(newest)})
 
     def klippy_dies(self) -> None:
         self.note("Klipper dies")
@@ -186,7 +193,8 @@ class World:
         envelope = json.loads(payload)
         if envelope["type"] in ("event", "success", "error"):
             what = envelope["data"].get("event") or json.dumps(envelope["data"])[:150]
-            self.note(f"  {envelope['timestamp']} {what} {envelope['data'].get('path', '')} {envelope['data'].get('reason', '')}")
+            about = " ".join(str(envelope["data"].get(member, "")) for member in ("path", "reason"))
+            self.note(f"  {envelope['timestamp']} {what} {about}")
         self.answers += "command" in envelope
         event = envelope["data"].get("event")
         if event == "PrintStarted" or event in ENDS:
@@ -257,6 +265,7 @@ class MoonrakerLink:
 
     def _printer_objects_subscribe(self, params: Mapping[str, Any]) -> Any:
         self._need_klippy()
+        self._world.push()
         self.subscribed = True
         self._note_seen()
         status = {name: copy.deepcopy(self._world.status.get(name, {})) for name in params["objects"]}
@@ -275,7 +284,7 @@ class MoonrakerLink:
         self._need_klippy()
         if self._world.job is not None:
             raise RpcError(400, "SD busy")
-        self._world.begin(params["filename"], ours=True)
+        self._world.begin(params["filename"])
         return "ok"
 
     def _printer_print_cancel(self, _: Any) -> Any:

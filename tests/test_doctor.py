@@ -1,0 +1,299 @@
+"""The doctor: what it sees with each thing broken, and that it always comes to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections import namedtuple
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from printago_moonraker import credentials, doctor, findings
+from printago_moonraker.clock import Clock
+from printago_moonraker.credentials import Credentials
+from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code
+from tests.fakes.account import KEY, OTHER_KEY, STORE, account_broker
+from tests.fakes.moonraker import FakeMoonraker, Refusal
+from tests.fakes.mosquitto import free_port
+from tests.fakes.source import FakeSource, Reply
+from tests.fakes.tls import Authority, make_authority
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+CHECKS = ["config", "disk", "clock", "Moonraker", "Klipper", "webcams"]
+CHECKS += ["name resolution", "broker", "login", "topic rights"]
+READY = {"state": "ready", "state_message": "Printer is ready", "software_version": "v0.13.0", "hostname": "h"}
+SERVER = {"klippy_connected": True, "klippy_state": "ready", "moonraker_version": "v0.11.0"}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def moonraker() -> AsyncIterator[FakeMoonraker]:
+    async with FakeMoonraker() as fake:
+        fake.answers |= {"server.info": SERVER, "printer.info": READY, "server.webcams.list": {"webcams": []}}
+        yield fake
+
+
+def write(folder: Path, url: str, port: int, *, key: str = KEY, mqtt: str = "tls: off", extra: str = "") -> Path:
+    """A configuration, and the credentials of a pairing."""
+    file = folder / "printago.cfg"
+    file.write_text(
+        f"[printago]\ndata_path: {folder}/data\n[mqtt]\nhost: 127.0.0.1\nport: {port}\n{mqtt}\n"
+        f"[printer voron]\nmoonraker_url: {url}\n{extra}\n"
+    )
+    credentials.write(folder / "data", Credentials(STORE, key))
+    return file
+
+
+def outcomes(checks: list[Check]) -> dict[str, Outcome]:
+    """In order; each check is there once."""
+    names = [check.name for check in checks]
+    assert sorted(names, key=CHECKS.index) == names == CHECKS, names
+    return {check.name: check.outcome for check in checks}
+
+
+def failed(checks: list[Check], *without: str) -> Check:
+    """The one that failed; those named `without` were not checked for it, and all others are well."""
+    found = outcomes(checks)
+    broken = [check for check in checks if check.outcome is Outcome.FAILED]
+    assert len(broken) == 1, broken
+    assert {name for name, outcome in found.items() if outcome is Outcome.NOT_CHECKED} == set(without)
+    assert exit_code(checks) == 1
+    assert broken[0].saw.isprintable()
+    return broken[0]
+
+
+async def test_all_is_well(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """With everything there, every check is well, and says what it saw."""
+    async with account_broker(tmp_path) as broker:
+        checks = await doctor.examine(write(tmp_path, moonraker.url, broker.port))
+    assert set(outcomes(checks).values()) == {Outcome.OK}, as_text(checks)
+    assert exit_code(checks) == 0
+    assert all(check.saw for check in checks)
+    assert KEY[:24] not in as_json(checks)
+
+
+async def test_a_broken_configuration(tmp_path: Path) -> None:
+    """Nothing else can be checked, and the line of the file is named."""
+    file = tmp_path / "printago.cfg"
+    file.write_text("[mqtt]\nprot: 1")
+    check = failed(await doctor.examine(file), *CHECKS[1:])
+    assert check.name == "config"
+    assert "port is meant" in check.saw
+
+
+async def test_everything_is_down(tmp_path: Path) -> None:
+    """Without Moonraker and without the broker, both are said, each with what to do."""
+    checks = await doctor.examine(write(tmp_path, f"http://127.0.0.1:{free_port()}", free_port()))
+    found = outcomes(checks)
+    assert [name for name, outcome in found.items() if outcome is Outcome.FAILED] == ["Moonraker", "broker"]
+    assert all(check.todo for check in checks if check.outcome is Outcome.FAILED)
+
+
+async def test_moonraker_refuses(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A Moonraker that does not trust this host: what hangs on it is not checked, the broker is."""
+    moonraker.answers["server.info"] = Refusal(-32602, "Unauthorized")
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)), "Klipper", "webcams")
+    assert check.name == "Moonraker"
+    assert "moonraker_api_key_file" in check.saw
+
+
+@pytest.mark.parametrize(
+    ("answers", "saw"),
+    [
+        ({"server.info": SERVER | {"klippy_connected": False}}, "does not reach Klipper"),
+        (
+            {"printer.info": READY | {"state": "shutdown", "state_message": "Shut down\nby a person"}},
+            "shutdown: Shut down",
+        ),
+        ({"printer.info": READY | {"state": "startup", "state_message": "Printer is starting"}}, "startup: Printer"),
+        ({"printer.info": READY | {"state": "strange", "state_message": ""}}, "unknown"),
+        ({"printer.info": Refusal(503, "Klippy Host not connected")}, "Klippy Host not connected"),
+    ],
+)
+async def test_klipper_is_not_ready(
+    tmp_path: Path, moonraker: FakeMoonraker, answers: dict[str, Any], saw: str
+) -> None:
+    """Klipper's own words, one line of them; the webcams are checked all the same."""
+    moonraker.answers |= answers
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
+    assert check.name == "Klipper"
+    assert saw in check.saw
+    assert "by a person" not in check.saw
+
+
+async def test_webcams_are_looked_through(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A picture is taken from each; the one that gives none is named."""
+    pages = Reply(body=make_picture(1)), Reply(body=make_picture(2)), Reply(body=b"<html>a login page</html>")
+    async with FakeSource(*pages) as source, account_broker(tmp_path) as broker:
+        good = {"name": "front", "enabled": True, "snapshot_url": source.url}
+        bad = {"name": "back", "enabled": True, "snapshot_url": f"http://127.0.0.1:{free_port()}/"}
+        off = {"name": "old", "enabled": False, "snapshot_url": "http://127.0.0.1:1/"}
+        file = write(tmp_path, moonraker.url, broker.port)
+        moonraker.answers["server.webcams.list"] = {"webcams": [good, off]}
+        checks = await doctor.examine(file)
+        assert exit_code(checks) == 0, as_text(checks)
+        moonraker.answers["server.webcams.list"] = {"webcams": [good, bad]}
+        check = failed(await doctor.examine(file))
+        assert check.name == "webcams"
+        assert "The camera back cannot be read" in check.saw
+        assert "front" not in check.saw
+        moonraker.answers["server.webcams.list"] = {"webcams": [good]}
+        assert "The camera front sent what is of no use" in failed(await doctor.examine(file)).saw
+
+
+async def test_a_full_disk(tmp_path: Path, moonraker: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is nearly full is told with how much is left."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**10, 10**10 - 10**7, 10**7))
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
+    assert (check.name, check.saw.partition(" free")[0]) == ("disk", "0.0 GB of 10.0 GB")
+
+
+async def test_a_wrong_clock(tmp_path: Path, moonraker: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that shows a time which has passed is told with that time."""
+    monkeypatch.setattr(doctor, "Clock", lambda: Clock(wall=lambda: 0.0))
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
+    assert check.name == "clock"
+    assert "1970-01-01" in check.saw
+
+
+async def test_a_name_that_does_not_exist(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """Without the broker's address nothing of it is checked."""
+    file = write(tmp_path, moonraker.url, 1)
+    file.write_text(file.read_text().replace("host: 127.0.0.1", "host: broker.invalid"))
+    check = failed(await doctor.examine(file), "broker", "login", "topic rights")
+    assert check.name == "name resolution"
+
+
+@pytest.mark.parametrize(("certificate", "saw"), [("expired", "has expired"), ("other-name", "IP address mismatch")])
+async def test_a_bad_certificate(
+    tmp_path: Path, moonraker: FakeMoonraker, authority: Authority, certificate: str, saw: str
+) -> None:
+    """TLS's own reason, before any login."""
+    async with account_broker(tmp_path, authority=authority, certificate=certificate) as broker:
+        file = write(tmp_path, moonraker.url, broker.port, mqtt=f"ca_file: {authority.ca}")
+        check = failed(await doctor.examine(file), "login", "topic rights")
+    assert check.name == "broker"
+    assert saw in check.saw
+
+
+async def test_a_wrong_key(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """The broker is there and refuses: the login is what is wrong."""
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port, key=OTHER_KEY)), "topic rights")
+    assert check.name == "login"
+    assert "printago-moonraker pair" in check.todo
+
+
+async def test_credentials_that_cannot_be_read(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A broken credentials file is the login's failure; the broker is checked all the same."""
+    async with account_broker(tmp_path) as broker:
+        file = write(tmp_path, moonraker.url, broker.port)
+        (tmp_path / "data" / credentials.NAME).write_text("{")
+        check = failed(await doctor.examine(file), "topic rights")
+    assert check.name == "login"
+    assert "printago-moonraker pair" in check.saw
+
+
+async def test_no_right_to_publish(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A login without the right to the printer's topics is told with the topic."""
+    async with account_broker(tmp_path, rights=("read printago/#",)) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
+    assert check.name == "topic rights"
+    assert "printago/voron/event" in check.saw
+
+
+async def test_each_printer_is_checked(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """One printer's trouble is its own."""
+    async with account_broker(tmp_path) as broker:
+        down = f"[printer ender]\nmoonraker_url: http://127.0.0.1:{free_port()}"
+        checks = await doctor.examine(write(tmp_path, moonraker.url, broker.port, extra=down))
+    found = {(check.printer, check.name): check.outcome for check in checks}
+    assert found["voron", "Klipper"] is Outcome.OK
+    assert found["ender", "Moonraker"] is Outcome.FAILED
+    assert found["ender", "Klipper"] is Outcome.NOT_CHECKED
+    rights = next(check for check in checks if check.name == "topic rights")
+    assert rights.saw.endswith("and the same for 1 more")
+
+
+async def test_it_never_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers that accept and fall silent cost each check its time, and no more."""
+    monkeypatch.setattr(findings, "STEP", 0.4)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        start = time.monotonic()
+        checks = await doctor.examine(write(tmp_path, f"http://127.0.0.1:{port}", port))
+        assert time.monotonic() - start < 3
+    found = outcomes(checks)
+    assert [name for name, outcome in found.items() if outcome is Outcome.FAILED] == ["Moonraker", "login"]
+
+
+async def test_the_whole_is_bounded(tmp_path: Path, moonraker: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all the time is used up, what is known is told, and that it is not all."""
+    monkeypatch.setattr(doctor, "OVERALL", 0.2)
+
+    async def endless(_config: Any) -> tuple[bool, str]:
+        await asyncio.Event().wait()
+        return True, ""
+
+    monkeypatch.setattr(doctor, "_resolve", endless)
+    checks = await doctor.examine(write(tmp_path, moonraker.url, 1))
+    late = next(check for check in checks if check.name == "time")
+    assert late.outcome is Outcome.FAILED
+    assert "Moonraker" in [check.name for check in checks]
+
+
+SOME = [
+    Check("config", Outcome.OK, "/etc/printago.cfg"),
+    Check("Moonraker", Outcome.FAILED, "word " * 40, "Do this. " * 20, "voron"),
+    Check("Klipper", Outcome.NOT_CHECKED, "needs Moonraker", printer="voron"),
+]
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_a_person_reads_it(width: int) -> None:
+    """A sign, a name, what was seen; what to do under it; wrapped to the terminal."""
+    lines = as_text(SOME, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0] == "✓ config     /etc/printago.cfg"
+    assert lines[1] == "voron"
+    assert lines[2].startswith("  ✗ Moonraker  word")
+    assert "  – Klipper    not checked: needs Moonraker" in lines
+    assert any(line.strip().startswith("→ Do this.") for line in lines)
+    assert lines[-1] == "1 of 3 checks failed."
+
+
+def test_a_program_reads_it() -> None:
+    """The same as JSON, with one member that says whether all is well."""
+    report = json.loads(as_json(SOME))
+    assert report["ok"] is False
+    assert report["checks"][2] == {
+        "name": "Klipper",
+        "outcome": "not checked",
+        "saw": "needs Moonraker",
+        "todo": "",
+        "printer": "voron",
+    }
+    assert json.loads(as_json(SOME[:1]))["ok"] is True
