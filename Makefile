@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Most tests wait for Klipper's tick of 250 ms, so there are more of them at once than there are processors.
+JOBS ?= 4
 VENV := .venv
 READY := $(VENV)/.installed
 BENCHMARKS ?= round_trip memory download cpu
@@ -28,7 +30,7 @@ demo: $(READY)
 	@$(VENV)/bin/printago-moonraker demo $(ARGS)
 
 test: lint packages
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -319,8 +319,10 @@ install_environment() {
     run "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade \
         --requirement "$HOST_FILES/requirements.txt" ||
         die "pip cannot install what the agent needs, see above; look to the network, then run this again"
-    # The code is run where it is: after `git pull` there is nothing to build.
-    say "$REPO" | put "$VENV/lib/python$VERSION/site-packages/$NAME.pth" 644
+    # The code is run where it is: after `git pull` there is nothing to build. A copy that pip made would hide it.
+    packages=$VENV/lib/python$VERSION/site-packages
+    if [ -d "$packages/printago_moonraker" ]; then run "$VENV/bin/python" -m pip uninstall --quiet --yes "$NAME"; fi
+    say "$REPO" | put "$packages/$NAME.pth" 644
     sed "s|^#!.*|#!$VENV/bin/python|" "$HOST_FILES/launcher" | put "$VENV/bin/$NAME" 755
 }
 

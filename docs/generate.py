@@ -1,21 +1,28 @@
-"""Writes what follows from the schemas: `docs/messages.md` and `schemas/asyncapi.yaml`.
+"""Writes what follows from the schemas, `docs/messages.md` and `schemas/asyncapi.yaml`, and from the tests,
+`docs/commands.md`.
 
 Run it after a change: `python docs/generate.py`.
 
-A test compares the files with what this would write, so neither can drift.
+A test compares the files with what this would write, so none can drift.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import __version__, schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 MESSAGES = ROOT / "docs" / "messages.md"
 ASYNCAPI = ROOT / "schemas" / "asyncapi.yaml"
+COMMANDS = ROOT / "docs" / "commands.md"
+SHOWING = ROOT / "tests" / "e2e"
 ENVELOPES = ("pairing", "status", "event", "success", "error", "response")
 
 Schema = dict[str, Any]
@@ -223,7 +230,45 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
     return lines
 
 
+# ------------------------------------------------------------------------------------------------------- commands.md
+
+
+def commands() -> str:
+    """The page: each command with the end-to-end tests that show its success."""
+    found = shown()
+    rows = [f"| `{name}` | {'<br>'.join(found.get(name, ['nothing']))} |" for name in command_names()]
+    head = [
+        "# What shows each command\n",
+        "Made by `docs/generate.py` from the marks `shows` of the tests in [`tests/e2e`](../tests/e2e), where the real",
+        "Moonraker, before the virtual printer, and a real broker take part. Each test run compares this page with the",
+        "marks, and each mark with what was answered: a test that names a command that it did not see succeed fails.\n",
+        "| command | shown by |\n| --- | --- |",
+    ]
+    return "\n".join([*head, *rows, ""])
+
+
+def shown() -> dict[str, list[str]]:
+    """By command, the tests that show it: a link, and the test's rule."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(SHOWING.glob("test_*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        for function in tree.body:
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                rule = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split()).replace("|", "\\|")
+                link = f"[`{function.name}`](../{path.relative_to(ROOT).as_posix()}): {rule}"
+                for name in _marks(function):
+                    found.setdefault(name, []).append(link)
+    return found
+
+
+def _marks(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    for mark in function.decorator_list:
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.shows":
+            yield from (ast.literal_eval(each) for each in mark.args)
+
+
 def main() -> None:
+    COMMANDS.write_text(commands(), "utf-8")
     MESSAGES.write_text(messages(), "utf-8")
     ASYNCAPI.write_text(asyncapi(), "utf-8")
 

@@ -71,7 +71,10 @@ class Clock:
         if trust is not self._said:
             bad, self._said = trust in (Trust.UNSET, Trust.WRONG), trust
             logger.log(
-                logging.WARNING if bad else logging.INFO, "the host's clock shows %s: %s", self.now(), trust.value
+                logging.WARNING if bad else logging.INFO,
+                "the host's clock shows %s: %s",
+                _iso(self._wall()),
+                trust.value,
             )
         return trust
 

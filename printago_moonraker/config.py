@@ -37,12 +37,12 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class PrintagoSection:
     dialect: str = option(
-        "klipper", parse.choice("klipper", "octoprint"), "octoprint: a drop-in for the OctoPrint plugin."
+        "klipper", parse.choice("klipper", "octoprint"), "klipper, or octoprint: a drop-in for the plugin."
     )
     client_type: str = option(None, parse.word, "What envelopes call this client; default: the dialect.")
     data_path: Path = option("~/printer_data/printago", parse.path, "Folder of the credentials and the database.")
     log_path: Path | None = option(None, parse.path, "A log file beside standard error; 1 MB, three files.")
-    log_level: str = option("info", parse.choice("debug", "info", "warning", "error"), "What is logged.")
+    log_level: str = option("info", parse.choice("debug", "info", "warning", "error"), "debug, info, warning or error.")
     device_authorization_url: str | None = option(
         None, parse.secure_url, "Where a pairing by code begins (RFC 8628), if the server offers it."
     )
@@ -64,7 +64,7 @@ class MqttSection:
     ca_file: Path | None = option(None, parse.existing_file, "Certificates to trust instead of the system's.")
     cert_file: Path | None = option(None, parse.existing_file, "This client's certificate.")
     key_file: Path | None = option(None, parse.existing_file, "The key of cert_file, when it is not in it.")
-    transport: str = option("tcp", parse.choice("tcp", "websockets"), "How MQTT travels.")
+    transport: str = option("tcp", parse.choice("tcp", "websockets"), "How MQTT travels: tcp or websockets.")
     path: str = option("/mqtt", parse.word, "The path of transport websockets.")
     protocol: str = option("auto", parse.choice("auto", "5", "3.1.1"), "MQTT version; auto: 5, else 3.1.1.")
     username: str | None = option(None, parse.word, "Default: from the pairing.")

@@ -6,6 +6,7 @@ A check whose condition is broken is not made: the first broken one is what has 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
 import socket
@@ -254,6 +255,8 @@ async def _link(attempt: Awaitable[T], endpoint: Endpoint) -> T:
 
 def run(given: Path | None, *, json_wanted: bool, write: Callable[[str], object] = print) -> int:
     """Make all checks, write the findings, return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of the last century has no ✓
     checks = asyncio.run(examine(given))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
     write(as_json(checks) if json_wanted else as_text(checks, width))

@@ -41,6 +41,8 @@ async def supervise(
                 raise
             reason = "what it waited for was cancelled"
         except Exception as error:
+            if _is_cancelled():  # a task group whose child failed while it was cancelled tells of the failure alone
+                raise asyncio.CancelledError from error
             # A defect in one child must not end the process that watches the other printers: say it in full, and go on.
             reason = _expected(error) or "an unexpected error"
             if _expected(error) is None:

@@ -414,3 +414,26 @@ def test_no_secret_is_an_option() -> None:
     secrets = [each for _, each in declared() if "read_from" in each.metadata]
     assert {each.name for each in secrets} == {"password", "moonraker_api_key"}
     assert all(not each.repr and "parse" not in each.metadata for each in secrets)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://auth.example.com/token", "ftp://a.example/", "https://me:pw@a.example/token", "https://a b/", "x"]
+)
+def test_a_key_comes_over_https_only(file: Path, url: str) -> None:
+    """The pairing's endpoints are https, or within this host; what was written is not repeated."""
+    message = refused(file, f"[printago]\ndevice_authorization_url: https://a.example/device\ntoken_url: {url}")
+    assert message.startswith("[printago] token_url: is not an https URL")
+    assert "pw" not in message
+    within = written(file, "[printago]\ndevice_authorization_url: http://127.0.0.1:1/d\ntoken_url: http://[::1]:1/t")
+    assert within.printago.token_url == "http://[::1]:1/t"
+
+
+def test_the_pairings_endpoints_need_each_other(file: Path) -> None:
+    """One of the two is a mistake."""
+    assert "need each other" in refused(file, "[printago]\ntoken_url: https://a.example/token")
+
+
+def test_the_client_id_does_not_show_the_key_in_the_log() -> None:
+    """The broker wants 24 characters of the key in the client ID; a log line with that has none of them."""
+    mqtt = MqttSection(username="store", password="0123456789" * 5)
+    assert log.hidden(f"client {mqtt.client_id_for('voron')}") == "client apiclient_***_voron"

@@ -1,4 +1,4 @@
-"""What is made from the schemas is what is committed."""
+"""What is made from the schemas and the tests is what is committed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ ROOT = Path(__file__).parent.parent
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
-@pytest.mark.parametrize(("maker", "path"), [("messages", "docs/messages.md"), ("asyncapi", "schemas/asyncapi.yaml")])
+@pytest.mark.parametrize(
+    ("maker", "path"),
+    [("messages", "docs/messages.md"), ("asyncapi", "schemas/asyncapi.yaml"), ("commands", "docs/commands.md")],
+)
 def test_the_committed_file_is_up_to_date(maker: str, path: str) -> None:
-    """Run `python docs/generate.py` after a change of the schemas."""
+    """Run `python docs/generate.py` after a change of the schemas, or of what a test shows."""
     assert (ROOT / path).read_text("utf-8") == GENERATE[maker]()
+
+
+def test_every_command_is_shown() -> None:
+    """Each command of the registry has an end-to-end test that says to show it, and no test shows what is none."""
+    assert sorted(GENERATE["shown"]()) == names()
 
 
 @pytest.fixture(name="document", scope="module")

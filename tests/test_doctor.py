@@ -15,6 +15,7 @@ from printago_moonraker import credentials, doctor, findings
 from printago_moonraker.clock import Clock
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code
+from printago_moonraker.virtual.webcam import make_picture
 from tests.fakes.account import KEY, OTHER_KEY, STORE, account_broker
 from tests.fakes.moonraker import FakeMoonraker, Refusal
 from tests.fakes.mosquitto import free_port

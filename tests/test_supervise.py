@@ -147,3 +147,54 @@ async def test_cancelling_ends_the_wait() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_pause_that_changes_things_begins_a_new_spell(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails again after a pause in which something has changed is told again, and waited for from the start."""
+    changes = iter([False, True, False])
+    done = asyncio.Event()
+
+    async def pause(_seconds: float) -> bool:
+        changed = next(changes, None)
+        if changed is None:
+            done.set()
+            await asyncio.Event().wait()
+        return bool(changed)
+
+    async def attempt(_: Backoff) -> None:
+        raise ConnectionLost("down")
+
+    caplog.set_level(logging.DEBUG)
+    task = asyncio.create_task(supervise("printer a", attempt, Backoff(), pause))
+    try:
+        async with asyncio.timeout(5):
+            await done.wait()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    levels = [record.levelno for record in caplog.records if record.name.endswith("supervise")]
+    assert levels == [logging.WARNING, logging.DEBUG, logging.WARNING, logging.DEBUG]
+
+
+async def test_a_stop_is_not_lost_in_another_failure() -> None:
+    """A task group that is cancelled while its child fails raises only the child's error: the child ends all the same."""
+    begun = asyncio.Event()
+
+    async def child() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionLost("it broke as well")
+
+    async def attempt(_: Backoff) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(supervise("child", attempt))
+    await begun.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=2)
+    assert done
+    assert task.cancelled()

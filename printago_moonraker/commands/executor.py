@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,6 +112,13 @@ class Executor:
         """The ledger has it now, or had it before."""
         if future.cancelled():
             return  # the process ends: the broker keeps it
+        if future.exception() is not None:
+            logger.error("%s could not be noted: %r", order, future.exception())
+            unnoted = replace(order, key=None)
+            self._fail(
+                unnoted, errors.Internal("The agent could not note the command, so nothing was done."), acknowledge
+            )
+            return
         earlier = future.result()
         if earlier is None:
             self._begin(order, acknowledge)

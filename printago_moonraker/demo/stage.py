@@ -8,20 +8,21 @@ import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker import config
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.demo.file_server import file_server
 from printago_moonraker.demo.screen import Screen
-from printago_moonraker.demo.story import AGENT_STOP_TIMEOUT, Story
+from printago_moonraker.demo.story import AGENT_STOP_TIMEOUT, CAMERA, Story
 from printago_moonraker.errors import AgentError
 from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import topics_for
 from printago_moonraker.virtual.broker import embedded_broker
 from printago_moonraker.virtual.moonraker_env import find_or_make
 from printago_moonraker.virtual.rig import VirtualPrinter
+from printago_moonraker.virtual.webcam import VirtualWebcam
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SAMPLE = Path(__file__).parents[1] / "virtual" / "samples" / "demo.gcode"
 TIME_FACTOR = 15  # the sample takes six minutes on a real printer
 DOWNLOAD_TIME = 4.0  # s; at loopback's own speed there would be no progress to see
+PICTURE_SIZE = (640, 480)
 STARTING_AT_ONCE = 4  # printers; a Moonraker takes a second of processor time to start
 INTERRUPTED = 130
 
@@ -57,7 +59,7 @@ async def run(*, printers: int = 1, keep: bool = False, file: Path | None = None
     """Play it all; returns 0 when every step was confirmed, 1 when one was not, 130 when it was stopped before its end.
 
     `keep` leaves everything running afterwards, until SIGINT. Raises AgentError when something of it cannot be started.
-    Cancelling is safe: no process and no file stays behind.
+    Cancelling is safe: no process stays behind, and no file but the pictures, in a folder for temporary files.
     """
     play = asyncio.create_task(_Stage(printers, keep=keep, file=file or SAMPLE).play())
     loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,6 +82,7 @@ class _Stage:
         self._keep = keep
         self._file = file
         self._screen = Screen(sys.stdout)
+        self._pictures: Path | None = None  # their folder, once there is one
 
     async def play(self) -> int:
         """Set everything up, have the stories told, tidy up; returns the exit code. Raises AgentError."""
@@ -88,15 +91,15 @@ class _Stage:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="printago-", ignore_cleanup_errors=True)))
             host, port = await stack.enter_async_context(embedded_broker())
             name = f"{self._file.stem}.gcode"
-            url = await stack.enter_async_context(file_server(name, gcode, len(gcode) / DOWNLOAD_TIME))
-            self._screen.say(f"broker at {host}:{port} (amqtt), file store at {url}")
+            files = await stack.enter_async_context(file_server(name, gcode, len(gcode) / DOWNLOAD_TIME))
+            self._screen.say(f"broker at {host}:{port} (amqtt), file store at {files.url}")
             rigs = await self._start_printers(stack, folder)
             settings = self._configure(folder, host, port, rigs)
             stories = []
             for printer, rig in zip(settings.printers, rigs, strict=True):
                 cloud = Cloud(endpoint_for(settings.mqtt, printer.printer_id), topics_for(settings, printer))
                 await stack.enter_async_context(cloud)
-                stories.append(Story(printer.name, cloud, rig, self._screen, url, name, gcode))
+                stories.append(Story(printer.name, cloud, rig, self._screen, files, name, gcode, self._keep_picture))
             log = folder / "agent.log"
             agent = await stack.enter_async_context(_agent(settings.path, log))
             self._screen.say(f"agent started: printago-moonraker run -c {settings.path}")
@@ -104,12 +107,16 @@ class _Stage:
             if code:
                 self._screen.say(f"the end of the agent's log: {_tail(log)}")
             if self._keep:
-                await self._play_on(settings.path, rigs, url)
+                await self._play_on(settings.path, rigs, files.url)
             return code
 
     async def _start_printers(self, stack: AsyncExitStack, folder: Path) -> list[VirtualPrinter]:
         await find_or_make(self._screen.say)  # once, not by each of them
-        rigs = [VirtualPrinter(folder / name, time_factor=TIME_FACTOR) for name in self._names]
+        cameras = [await stack.enter_async_context(VirtualWebcam(size=PICTURE_SIZE)) for _ in self._names]
+        rigs = [
+            VirtualPrinter(folder / name, time_factor=TIME_FACTOR, webcams=[camera.entry(CAMERA)])
+            for name, camera in zip(self._names, cameras, strict=True)
+        ]
         limit = asyncio.Semaphore(STARTING_AT_ONCE)
 
         async def start(name: str, rig: VirtualPrinter) -> None:
@@ -126,6 +133,14 @@ class _Stage:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return rigs
+
+    def _keep_picture(self, name: str, content: bytes) -> Path:
+        """Lay a picture where it stays after the demo."""
+        if self._pictures is None:
+            self._pictures = Path(mkdtemp(prefix="printago-demo-"))
+        path = self._pictures / name
+        path.write_bytes(content)
+        return path
 
     def _configure(self, folder: Path, host: str, port: int, rigs: Sequence[VirtualPrinter]) -> config.Config:
         text = CONFIG.format(folder=folder, host=host, port=port)

@@ -17,8 +17,10 @@ from printago_moonraker.errors import AgentError
 from printago_moonraker.log import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
 
+    from printago_moonraker.demo.file_server import FileServer
     from printago_moonraker.virtual.rig import VirtualPrinter
 
 REFUSE_AT, PAUSE_AT = 10.0, 30.0  # % of the print
@@ -26,17 +28,30 @@ ANSWER_TIMEOUT = 60.0  # s for a command; a pause waits for the macro's moves
 NEWS_TIMEOUT = 30.0  # s for what must follow from something that was seen
 AGENT_STOP_TIMEOUT = 15.0  # s; the agent itself gives up after 10
 FAILED = ("PrintFailed", "PrintCancelled")
+CAMERA = "bed"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+STEP_BACK = 2.0  # % by which progress may be less than before: the slicer's estimate and the file's position differ
 
 
 class Story:
     """One printer's part. `failure` names the step that was not confirmed, and why."""
 
     def __init__(
-        self, name: str, cloud: Cloud, rig: VirtualPrinter, screen: Screen, url: str, file_name: str, gcode: bytes
+        self,
+        name: str,
+        cloud: Cloud,
+        rig: VirtualPrinter,
+        screen: Screen,
+        files: FileServer,
+        file_name: str,
+        gcode: bytes,
+        keep_picture: Callable[[str, bytes], Path],
     ) -> None:
+        """`keep_picture` stores a picture under a name, and says where it is."""
         self.failure: str | None = None
         self._name, self._cloud, self._rig, self._screen = name, cloud, rig, screen
-        self._url, self._file_name, self._gcode = url, file_name, gcode
+        self._files, self._file_name, self._gcode = files, file_name, gcode
+        self._keep_picture = keep_picture
         self._job_id = f"job-{name}"
         self._step = ""
         self._confirmed = 0  # steps
@@ -53,6 +68,7 @@ class Story:
             self._refuse,
             self._pause,
             self._resume,
+            self._picture,
             self._finish,
             self._audit,
         )
@@ -107,7 +123,7 @@ class Story:
 
     async def _download(self) -> None:
         size, sha256 = len(self._gcode), hashlib.sha256(self._gcode).hexdigest()
-        file = {"url": self._url, "file_name": self._file_name, "size": size, "sha256": sha256}
+        file = {"url": self._files.url, "file_name": self._file_name, "size": size, "sha256": sha256}
         data = await self._carry_out("printer_control.download_gcode", **file, job_id=self._job_id)
         self._check((data["size"], data["sha256"]) == (size, sha256), "the answer speaks of another file")
         self._check((self._rig.gcodes / data["path"]).read_bytes() == self._gcode, "the printer has another file")
@@ -123,7 +139,7 @@ class Story:
         await self._refused("busy", "movement_control.jog", axes={"x": 10})
         await self._refused("out_of_range", "temperature_control.set_hotend", temperature=999)
         name = "../printer.cfg"
-        await self._refused("forbidden_path", "printer_control.download_gcode", url=self._url, file_name=name)
+        await self._refused("forbidden_path", "printer_control.download_gcode", url=self._files.url, file_name=name)
 
     async def _pause(self) -> None:
         await self._printed(PAUSE_AT)
@@ -136,6 +152,17 @@ class Story:
         await self._carry_out("printer_control.resume_print")
         await self._event("PrintResumed")
         self._confirm("resumed")
+
+    async def _picture(self) -> None:
+        """The cloud gives a URL, the agent puts the picture there."""
+        name = f"{self._name}.jpg"
+        url = self._files.picture_url(name)
+        data = await self._carry_out("camera_control.snapshot", camera_name=CAMERA, destination_url=url)
+        picture = self._files.pictures.get(name, b"")
+        whole = len(picture) == data["size"] and picture.startswith(JPEG_START) and picture.endswith(JPEG_END)
+        self._check(whole, f"of a picture of {data['size']} bytes {len(picture)} have come")
+        path = self._keep_picture(name, picture)
+        self._confirm(f"picture taken: {data['width']}x{data['height']} pixels, {len(picture):,} bytes: {path}")
 
     async def _finish(self) -> None:
         await self._printed(100.0)
@@ -155,7 +182,10 @@ class Story:
         self._check((len(answers), most) == (self._sent, 1), f"{self._sent} commands got {len(answers)} answers")
         ends = [event["event"] for event in self._cloud.events() if event["event"] in ("PrintDone", *FAILED)]
         self._check(ends == ["PrintDone"], f"one print had the ends {ends}")
+        back = step_back(map(_progress, self._cloud.envelopes))
+        self._check(back <= STEP_BACK, f"the print's progress went back by {back:.1f} %")
         self._confirm(f"{self._sent} commands, one answer each; one print, one end")
+        self._confirm(f"the print's progress never fell by more than {STEP_BACK:g} %")
         started = (await self._rig.control("counters"))["prints_started"]
         statuses = [job["status"] for job in (await self._rig.moonraker("server.history.list"))["jobs"]]
         self._check((started, statuses) == (1, ["completed"]), f"Klipper counts {started} prints, Moonraker {statuses}")
@@ -256,6 +286,16 @@ def _progress(envelope: Envelope) -> dict[str, Any]:
 
 def _event_of(envelope: Envelope) -> str | None:
     return envelope["data"]["event"] if envelope["type"] == "event" else None
+
+
+def step_back(progress: Iterable[dict[str, Any]]) -> float:
+    """By how many % the progress of one print fell below what it had been, at most."""
+    highest = back = 0.0
+    for each in progress:
+        done = each.get("completion")
+        if done is not None:
+            highest, back = max(highest, done), max(back, highest - done)
+    return back
 
 
 def status_line(data: dict[str, Any]) -> str:

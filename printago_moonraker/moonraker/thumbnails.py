@@ -74,7 +74,7 @@ async def fetch(moonraker_url: str, thumbnail: Thumbnail, *, api_key: str | None
         async with asyncio.timeout(TIMEOUT), web.session(read_timeout=TIMEOUT) as session:
             content = await _get(session, moonraker_url, thumbnail.path, {"X-Api-Key": api_key} if api_key else {})
     except (TimeoutError, web.Broken, AgentError) as error:
-        logger.debug("no thumbnail %s: %s", printable(thumbnail.path), error or "no answer in time")
+        logger.debug("no thumbnail %s: %s", printable(thumbnail.path), str(error) or "no answer in time")
         return None
     kind = next((kind for magic, kind in _KINDS.items() if content.startswith(magic)), None)
     if kind is None or len(content) > MAX_BYTES:

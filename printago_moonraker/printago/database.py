@@ -40,7 +40,10 @@ _PRAGMAS = """
 """
 
 # What a piece of work may raise by a mistake of its own; everything else of SQLite's is the disk's fault.
-_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, ValueError, TypeError, LookupError)
+_MISTAKES = (
+    sqlite3.IntegrityError, sqlite3.ProgrammingError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 T = TypeVar("T")
 

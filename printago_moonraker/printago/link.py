@@ -155,14 +155,9 @@ class Link:
     # ----------------------------------------------------------------------------------------------------- one session
 
     async def _attempt(self, backoff: Backoff) -> None:
-        """One session, from its beginning to its end, or until the credentials are others."""
+        """One session, from its beginning to its end."""
         with self._told_once(backoff):
-            endpoint = self._login.endpoint()
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch_credentials())
-            with self._told_once(backoff):
-                await self._one_session(endpoint, backoff)
-            watch.cancel()
+            await self._one_session(self._login.endpoint(), backoff)
 
     @contextmanager
     def _told_once(self, backoff: Backoff) -> Iterator[None]:
@@ -177,10 +172,6 @@ class Link:
                 logger.warning("%s: %s", self._name, complaint)
             self._told = str(error)
             raise complaint from error
-
-    async def _watch_credentials(self) -> None:
-        await self._login.wait_changed()
-        raise ConnectionLost("the credentials have changed.")
 
     async def _one_session(self, endpoint: Endpoint, backoff: Backoff) -> None:
         endpoint = replace(endpoint, protocol=self._protocol or endpoint.protocol)  # 5 was refused once: not every time
@@ -214,7 +205,15 @@ class Link:
         if coming_up is not None:
             await coming_up
         self._drain()
-        await session.wait_closed()
+        await self._end_of(session)
+
+    async def _end_of(self, session: MqttSession) -> None:
+        """Returns never; raises what ended the session, or ConnectionLost when the credentials are others now."""
+        while not self._login.has_changed():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._login.look):
+                    await session.wait_closed()
+        raise ConnectionLost("the credentials have changed.")
 
     async def _empty_the_outbox(self) -> None:
         """The last words shall not wait in the store for the next start."""

@@ -34,17 +34,22 @@ class Login:
         self._seen = self._stamp()  # before the file is read: a change in between is noticed then
         return self._make()
 
-    async def wait_changed(self) -> None:
-        """Until the file is not the one that the last `endpoint` was made of. Cancelling is safe."""
-        while self._stamp() == self._seen:  # noqa: ASYNC110 - another process changes it
-            await asyncio.sleep(LOOK)
+    @property
+    def look(self) -> float | None:
+        """Seconds between two looks whether it has changed; None: it never does."""
+        return LOOK if self._file is not None else None
+
+    def has_changed(self) -> bool:
+        """Whether the file is not the one any more that the last `endpoint` was made of."""
+        return self._stamp() != self._seen
 
     async def pause(self, seconds: float) -> bool:
         """Wait so long, or until the file has changed; whether it has. Cancelling is safe."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.wait_changed()
-        return self._stamp() != self._seen
+                while not self.has_changed():  # noqa: ASYNC110 - another process changes it
+                    await asyncio.sleep(seconds if self.look is None else self.look)
+        return self.has_changed()
 
     def _stamp(self) -> _Stamp:
         if self._file is None:

@@ -68,7 +68,7 @@ def advice(error: AgentError, endpoint: Endpoint | None = None) -> str:
     if isinstance(error, LoginRefused):
         return (
             "The store ID or the API key is wrong, they do not belong together, or the key was revoked: copy both anew "
-            "from Printago, and run printago-moonraker pair."
+            "from Printago, and run printago-moonraker pair (or correct [mqtt] username and password_file, if set)."
         )
     if isinstance(error, ConnectionRefused):
         return "The API key may not use this printer's topics: check its rights at Printago, and printer_id here."

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from printago_moonraker.errors import Interrupted
 from printago_moonraker.log import printable
 from printago_moonraker.printago.database import Database
 
@@ -196,8 +197,8 @@ class PrinterStore:
 
     def begin(self, record: Record, *, redelivered: bool = False) -> asyncio.Future[Record | None]:
         """Note a command before anything moves. The result is the record of the same command when it was had before:
-        with the same key, or, when the broker has `redelivered` it, with the same key but for its serial number within
-        the last minute. Else None.
+        with the same key, or, when the broker has `redelivered` it, with the same key but for its serial number, within
+        the last minute or never finished. Else None.
         """
         limit = self._oldest_allowed(self._limits.ledger_age)
 
@@ -245,8 +246,10 @@ class PrinterStore:
     def _find(self, connection: sqlite3.Connection, record: Record, redelivered: bool) -> Record | None:
         if redelivered:
             digest = record.key.rpartition(":")[0]
-            where = "key > ? AND key < ? AND abs(received - ?) <= ? ORDER BY received DESC"
-            values: tuple[Any, ...] = (f"{digest}:", f"{digest};", record.received, REDELIVERED)
+            # One that was cut short was not acknowledged either, so its redelivery may come long afterwards.
+            same = "key > ? AND key < ? AND (abs(received - ?) <= ? OR ended IS NULL OR data LIKE ?)"
+            where = f"{same} ORDER BY received DESC"
+            values: tuple[Any, ...] = (f"{digest}:", f"{digest};", record.received, REDELIVERED, _INTERRUPTED)
         else:
             where, values = "key = ?", (record.key,)
         query = f"SELECT {_RECORD} FROM ledger WHERE printer = ? AND {where}"  # noqa: S608 - no value is in it
@@ -318,6 +321,7 @@ class PrinterStore:
             rows, used = connection.execute(size, (self._printer,)).fetchone()
 
 
+_INTERRUPTED = f'%"code": "{Interrupted.code}"%'
 _RECORD = "key, name, echo, received, subject, topic, correlation, ended, kind, data"
 
 

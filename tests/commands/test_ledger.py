@@ -209,6 +209,32 @@ async def test_the_brokers_expiry_runs_while_a_command_waits(tmp_path: Path, mon
         assert home.runs == 2
 
 
+async def test_what_cannot_be_noted_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in the ledger costs the command, with an answer, and not those behind it."""
+    home = Counted(monkeypatch)
+    async with bench(tmp_path) as it:
+        monkeypatch.setattr(it.executor, "_record", lambda order, key: Record(key, None, {}, 0.0))  # type: ignore[arg-type]
+        _, data = await it.run("movement_control.home", id="c-1")
+        assert data["code"] == "internal"
+        await it.run("printer_control.get_status")
+        await it.until(lambda: it.acknowledged == [1, 1])
+        assert home.runs == 0
+
+
+async def test_a_first_command_waits_for_the_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker has kept arrives before Moonraker has answered: that is no reason to call the printer offline."""
+    async with bench(tmp_path, connected=False) as it, asyncio.TaskGroup() as tasks:
+        context = it.executor._context
+        it.executor = Executor(context, tasks, it.answer, it.ledger, Clock(), first_look=5.0)
+        it.send("temperature_control.set_bed", {"temperature": 0}, id="c-1")
+        await it.until(lambda: it.acknowledged == [1])
+        link = tasks.create_task(it.stay_connected())
+        await it.called("printer.gcode.script")
+        await it.reply("printer.gcode.script")
+        assert (await it.answered())[0] == "success"
+        link.cancel()
+
+
 async def test_acknowledgements_keep_the_order() -> None:
     """A later one waits for an earlier one, whichever is safe first."""
     acknowledged: list[int] = []

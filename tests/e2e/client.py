@@ -69,8 +69,10 @@ class Client:
 
     async def heard(self, text: str, after: int = 0, timeout: float = 15.0) -> int:
         """Wait for a message in whose label `text` stands; its place in the log."""
+
         def find() -> int | None:
             return next((i + 1 for i in range(after, len(self.log)) if text in label(self.log[i])), None)
+
         place: int = await self.until(find, timeout)
         return place - 1
 

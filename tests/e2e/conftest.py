@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 
 from tests.e2e import farm as parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    import pytest
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.e2e.farm import Farm
 
@@ -28,3 +27,22 @@ async def farm(whole_farm: Farm) -> Farm:
     """An idle, cold, unhomed printer that the agent sees so."""
     await whole_farm.restore()
     return whole_farm
+
+
+@pytest.fixture(autouse=True)
+def shown(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test says to show it has shown: each of its commands was answered, and not with an error.
+
+    Where the test is parametrized, each run shows one of them at least.
+    """
+    yield
+    marker = request.node.get_closest_marker("shows")
+    if marker is None:
+        return
+    answers = [
+        each for each in request.node.funcargs["farm"].envelopes if each.get("command") and each["type"] != "error"
+    ]
+    done = {f"{each['command']['type']}.{each['command']['action']}" for each in answers}
+    wanted = set(marker.args)
+    holds = wanted & done if hasattr(request.node, "callspec") else wanted <= done
+    assert holds, f"it says to show {sorted(wanted)}, but only {sorted(done)} were carried out"

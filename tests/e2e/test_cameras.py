@@ -85,6 +85,7 @@ async def inline(farm: Farm, name: str) -> tuple[bytes, dict[str, Any]]:
     return base64.b64decode(answer["data"]["image"]), answer["data"]
 
 
+@pytest.mark.shows("camera_control.get_providers")
 async def test_providers(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """In the plugin's shape, under the provider `moonraker`, and the same in pairing."""
     answer = await farm.do("camera_control.get_providers")
@@ -107,6 +108,7 @@ async def test_providers(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     assert pairing["data"]["printer"]["webcams"] == answer["data"]["moonraker"]["webcams"]
 
 
+@pytest.mark.shows("camera_control.snapshot")
 @pytest.mark.parametrize("name", VIEWS)
 async def test_each_pixel(farm: Farm, name: str) -> None:
     """The picture that arrives, against the camera's own, pixel by pixel: four rotations, two flips, and both."""
@@ -142,6 +144,7 @@ async def test_the_comparison_can_fail(farm: Farm) -> None:
     )
 
 
+@pytest.mark.shows("camera_control.snapshot")
 async def test_a_camera_that_only_streams(farm: Farm) -> None:
     """The first frame of its MJPEG stream is the picture, byte for byte."""
     content, data = await inline(farm, "stream_only")
@@ -188,6 +191,7 @@ async def test_a_storage_in_passing_trouble(farm: Farm) -> None:
         assert len(storage.puts) == 3
 
 
+@pytest.mark.shows("camera_control.stream_on", "camera_control.stream_off")
 async def test_stream_to_the_topic(farm: Farm) -> None:
     """Raw JPEGs on the camera's topic; off is off."""
     topic = f"{TOPIC}/upright"
@@ -211,6 +215,7 @@ async def test_stream_to_the_topic(farm: Farm) -> None:
     assert (await farm.done("camera_control.stream_off", camera_name="upright"))["already"] is True
 
 
+@pytest.mark.shows("camera_control.stream_on", "camera_control.stream_off")
 async def test_stream_to_a_url_skips_what_is_late(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """Frames to a storage, turned; while it is slow none is taken, and the next is one of now."""
     async with Storage() as storage:
@@ -231,6 +236,7 @@ async def test_stream_to_a_url_skips_what_is_late(farm: Farm, webcams: dict[str,
         assert len({put.body for put in storage.puts}) == len(storage.puts)
 
 
+@pytest.mark.shows("camera_control.stream_on")
 async def test_stream_ends_by_itself(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """After max_duration nothing is asked of the camera any more."""
     await farm.done("camera_control.stream_on", camera_name="upright", interval=0.5, max_duration=1.2)

@@ -38,6 +38,7 @@ def archive(**plates: str) -> bytes:
 # ------------------------------------------------------------------------------------------------------ printer_control
 
 
+@pytest.mark.shows("printer_control.get_status")
 async def test_get_status_answers_with_a_status(farm: Farm) -> None:
     """A status that was asked for says so by the echo of its command, and is about now."""
     answer = await farm.cloud.command("printer_control", "get_status", id="c-1")
@@ -47,6 +48,7 @@ async def test_get_status_answers_with_a_status(farm: Farm) -> None:
     assert answer["data"]["printer_state_id"] == "OPERATIONAL"
 
 
+@pytest.mark.shows("printer_control.download_gcode")
 async def test_download_gcode(farm: Farm) -> None:
     """A file that was downloaded lies on the printer byte for byte, and its way there was told."""
     content = moves(10).encode()
@@ -67,6 +69,7 @@ async def test_download_gcode(farm: Farm) -> None:
     assert await farm.received() == []
 
 
+@pytest.mark.shows("printer_control.download_gcode")
 async def test_download_resumes_where_it_broke(farm: Farm) -> None:
     """A transfer that breaks off goes on by range requests inside the same command."""
     content = moves(2000).encode()
@@ -77,6 +80,7 @@ async def test_download_resumes_where_it_broke(farm: Farm) -> None:
     assert (farm.printer.gcodes / FOLDER / "resumed.gcode").read_bytes() == content
 
 
+@pytest.mark.shows("printer_control.download_gcode")
 async def test_download_of_a_sliced_3mf(farm: Farm) -> None:
     """Of a `.gcode.3mf` it is the plate's G-code that is stored."""
     content = archive(plate_1="G28\n", plate_2="G28 X\n")
@@ -86,6 +90,7 @@ async def test_download_of_a_sliced_3mf(farm: Farm) -> None:
     assert (stored.suffix, stored.read_text()) == (".gcode", "G28 X\n")
 
 
+@pytest.mark.shows("printer_control.start_print")
 @pytest.mark.parametrize("prefix", ["", "Printago/"])
 async def test_start_print(farm: Farm, prefix: str) -> None:
     """A start is a success once that file is seen printing, with or without the folder in its name."""
@@ -98,6 +103,7 @@ async def test_start_print(farm: Farm, prefix: str) -> None:
     assert status["klipper"]["job"] == {"job_id": "j-2", "source": "printago"}
 
 
+@pytest.mark.shows("printer_control.start_print_bbl")
 async def test_start_print_bbl_with_a_sliced_3mf(farm: Farm) -> None:
     """Download and start in one command, the archive's first plate being what is printed."""
     async with source(Reply(body=archive(plate_1=LONG, plate_2="G28\n")), name="two.gcode.3mf") as (_, url):
@@ -108,6 +114,7 @@ async def test_start_print_bbl_with_a_sliced_3mf(farm: Farm) -> None:
     assert (started["path"], started["job_id"], started["source"]) == ("Printago/two.gcode", "j-3", "printago")
 
 
+@pytest.mark.shows("printer_control.pause_print", "printer_control.resume_print", "printer_control.stop_print")
 async def test_pause_resume_stop(farm: Farm) -> None:
     """Each is answered once Klipper shows it; asked for again, each is so already."""
     await printing(farm)
@@ -129,6 +136,7 @@ async def test_pause_resume_stop(farm: Farm) -> None:
     assert farm.prints() == ["PrintStarted", "PrintPaused", "PrintResumed", "PrintPaused", "PrintCancelled"]
 
 
+@pytest.mark.shows("printer_control.emergency_stop", "printer_control.firmware_restart")
 async def test_emergency_stop_and_the_way_back(farm: Farm) -> None:
     """The emergency stop overtakes all that waits, is so already when asked for again, and a firmware restart heals."""
     await farm.gcode("M104 S210")
@@ -143,6 +151,7 @@ async def test_emergency_stop_and_the_way_back(farm: Farm) -> None:
     assert (await farm.status())["printer_state_id"] == "OPERATIONAL"
 
 
+@pytest.mark.shows("printer_control.restart", "printer_control.firmware_restart")
 @pytest.mark.parametrize("action", ["restart", "firmware_restart"])
 async def test_restart(farm: Farm, action: str) -> None:
     """A restart is a success once Klipper has gone and is ready again."""
@@ -157,6 +166,7 @@ async def test_restart(farm: Farm, action: str) -> None:
 # -------------------------------------------------------------------------------------------------- temperature_control
 
 
+@pytest.mark.shows("temperature_control.set_hotend", "temperature_control.set_bed", "temperature_control.set_chamber")
 @pytest.mark.parametrize(
     ("name", "parameters", "heater", "target"),
     [
@@ -186,6 +196,7 @@ async def test_a_target_that_is_so_already_is_sent_all_the_same(farm: Farm) -> N
 # ----------------------------------------------------------------------------------------------------- movement_control
 
 
+@pytest.mark.shows("movement_control.jog")
 async def test_jog(farm: Farm) -> None:
     """A jog moves by so much, or to there, in numbers or decimal strings, and the user's G-code state is as before."""
     await farm.warm()
@@ -198,6 +209,7 @@ async def test_jog(farm: Farm) -> None:
     assert (move["absolute_coordinates"], move["speed"]) == (False, 1234.0)
 
 
+@pytest.mark.shows("movement_control.extrude")
 async def test_extrude(farm: Farm) -> None:
     """Filament moves forth and back by the amount, also with another tool, and the tool is then as before."""
     await farm.warm()
@@ -213,6 +225,7 @@ async def test_extrude(farm: Farm) -> None:
     assert "ACTIVATE_EXTRUDER EXTRUDER=extruder1" in await farm.received()
 
 
+@pytest.mark.shows("movement_control.home")
 @pytest.mark.parametrize(
     ("parameters", "line", "homed"),
     [
@@ -228,6 +241,7 @@ async def test_home(farm: Farm, parameters: dict[str, Any], line: str, homed: st
     assert sorted((await farm.query("toolhead"))["homed_axes"]) == sorted(homed)
 
 
+@pytest.mark.shows("movement_control.home", "temperature_control.set_bed")
 async def test_what_moves_and_heats_keeps_its_order(farm: Farm) -> None:
     """Commands that move or heat are carried out one after the other in the order in which they were sent."""
     wanted = [f"SET_HEATER_TEMPERATURE HEATER=heater_bed TARGET={40 + n}" for n in range(5)]
@@ -237,6 +251,7 @@ async def test_what_moves_and_heats_keeps_its_order(farm: Farm) -> None:
     assert await farm.received() == ["G28 X", *wanted]
 
 
+@pytest.mark.shows("movement_control.jog")
 async def test_jogging_while_paused(farm: Farm) -> None:
     """While a print is paused the head may be moved, and the print goes on from where it was."""
     await printing(farm)

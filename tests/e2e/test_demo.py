@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 DEMO = (sys.executable, "-m", "printago_moonraker", "demo")
 STEPS = (
     *("paired: ", "downloaded: ", "printing: ", "refused: jog: busy", "refused: set_hotend: out_of_range"),
-    *("refused: download_gcode: forbidden_path", "paused at ", "resumed", "done: ", "8 commands, one answer each"),
-    *("Klipper itself counts one print", "the agent was stopped", "all 12 steps confirmed"),
+    *("refused: download_gcode: forbidden_path", "paused at ", "resumed", "picture taken: 640x480 pixels"),
+    *("done: ", "9 commands, one answer each; one print, one end", "the print's progress never fell"),
+    *("Klipper itself counts one print", "the agent was stopped", "all 14 steps confirmed"),
 )
 
 pytestmark = pytest.mark.timeout(120)  # the first one may have to make Moonraker's environment
@@ -76,10 +78,14 @@ def demo(tmp: Path, *options: str) -> Iterator[Demo]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A temporary folder with a short name, which must be empty again afterwards."""
+    """A temporary folder with a short name, which must be empty again afterwards, but for the pictures."""
     path = Path(f"/tmp/demo-{os.getpid()}-{time.monotonic_ns() % 10**9}")
     path.mkdir(mode=0o700)
     yield path
+    for pictures in path.glob("printago-demo-*"):
+        for picture in pictures.glob("voron-*.jpg"):
+            picture.unlink()
+        pictures.rmdir()
     path.rmdir()  # fails when something is left in it
 
 
@@ -93,6 +99,10 @@ def test_every_step_of_each_printer_is_confirmed(folder: Path) -> None:
         confirmed = [line.partition("✓ ")[2] for line in running.lines if f" {name}   ✓ " in line]
         assert [line[: len(step)] for line, step in zip(confirmed, STEPS, strict=True)] == list(STEPS), output
     assert not any("\x1b" in line or "\r" in line for line in running.lines), "colours and cursor moves in a pipe"
+    for picture in [line.rpartition(" ")[2] for line in running.lines if "picture taken" in line]:
+        with Image.open(picture) as image:
+            image.load()
+            assert (image.format, image.size) == ("JPEG", (640, 480))
     shares = [int(share) for share in re.findall(r"voron-1 .*░ +(\d+) %  layer", output)]
     assert len(shares) >= 3, "no progress was shown"
     assert shares == sorted(shares), "the progress went back"

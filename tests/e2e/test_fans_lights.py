@@ -28,6 +28,7 @@ async def test_pairing_says_what_each_can_do(farm: Farm) -> None:
     assert wanted <= set(printer["commands"])
 
 
+@pytest.mark.shows("fan_control.set_fan")
 @pytest.mark.parametrize(
     ("fan", "name", "script"),
     [
@@ -57,6 +58,7 @@ async def test_a_fan_that_klipper_runs(farm: Farm) -> None:
     assert await farm.received() == []
 
 
+@pytest.mark.shows("light_control.set_light")
 async def test_set_strip(farm: Farm) -> None:
     """Colour, brightness of the same hue, off, and on again as white, because it was dark."""
     for parameters, color in (
@@ -71,6 +73,7 @@ async def test_set_strip(farm: Farm) -> None:
     await farm.status_until(lambda s: s["klipper"]["lights"]["case"]["brightness"] == pytest.approx(0.2))
 
 
+@pytest.mark.shows("light_control.set_light")
 async def test_set_pin(farm: Farm) -> None:
     """A light on a pin is dimmed, and has no colour."""
     await farm.done("light_control.set_light", light="caselight", brightness="0.3")
@@ -81,6 +84,7 @@ async def test_set_pin(farm: Farm) -> None:
     assert "caselight" in await farm.refused("invalid_parameters", "light_control.set_light", on=True)
 
 
+@pytest.mark.shows("temperature_control.set_chamber")
 async def test_set_chamber(farm: Farm) -> None:
     """The chamber heater takes its target, up to its own limit."""
     await farm.done("temperature_control.set_chamber", temperature=45)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
 import sys
 import tarfile
@@ -168,6 +169,18 @@ async def test_from_unpaired_to_paired_to_revoked_and_back(place: Place) -> None
     await place.printer.wait_ready()
 
 
+async def test_pairing_again_with_the_same_key(place: Place) -> None:
+    """The agent that runs with that key has the same client ID: both give way until the check is done, and it is back."""
+    await place.pair(KEY)
+    async with place.cloud() as cloud, place.agent():
+        await cloud.wait_for(paired)
+        start = len(cloud.envelopes)
+        code, text = await place.pair(KEY)
+        assert code == 0, text
+        await cloud.wait_for(paired, start=start)
+        assert (await cloud.command("printer_control", "get_status"))["type"] == "status"
+
+
 @pytest.mark.parametrize(("store", "key"), [(STORE, OTHER_KEY), ("store-0000", KEY)])
 async def test_wrong_credentials_are_told_in_plain_words(place: Place, store: str, key: str) -> None:
     """A wrong store or key is one line, exit code 1, nothing stored."""
@@ -177,6 +190,30 @@ async def test_wrong_credentials_are_told_in_plain_words(place: Place, store: st
     assert "store ID or the API key is wrong" in text
     assert key[:24] not in text
     assert not (place.folder / "data" / NAME).exists()
+
+
+async def test_on_a_terminal_the_key_stays_hidden(place: Place) -> None:
+    """On a terminal it asks for both, and what is typed as the key is not shown."""
+    ours, theirs = os.openpty()
+    try:
+        command = [sys.executable, "-m", "printago_moonraker", "pair", "-c", str(place.file)]
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        shown = b""
+        for prompt, answer in ((b"Store ID: ", STORE), (b"API key (stays hidden): ", KEY)):
+            while prompt not in shown:
+                shown += await asyncio.to_thread(os.read, ours, 4096)
+            os.write(ours, f"{answer}\n".encode())
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+        shown += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert STORE.encode() in shown
+    assert KEY[:8].encode() not in shown
+    assert b"Paired with 127.0.0.1" in shown
 
 
 async def test_wrong_usage_is_two(place: Place) -> None:

@@ -36,6 +36,12 @@ async def end(farm: Farm, timeout: float = 30.0) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.shows(
+    "printer_control.download_gcode",
+    "printer_control.start_print",
+    "printer_control.pause_print",
+    "printer_control.resume_print",
+)
 async def test_a_whole_print_with_pause_and_resume(farm: Farm) -> None:
     """From the download to the end: each step told once, in order, under the cloud's own name; progress only grows."""
     async with source(Reply(body=WHOLE.encode()), name="whole.gcode") as (_, url):
@@ -74,6 +80,7 @@ async def test_a_whole_print_with_pause_and_resume(farm: Farm) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.shows("printer_control.start_print", "printer_control.stop_print")
 async def test_a_print_that_the_cloud_cancels(farm: Farm) -> None:
     """A cancel is its end: not a failure, with how far it was."""
     await farm.store("cancel.gcode", moves(400))

@@ -132,6 +132,7 @@ async def test_objects_of_a_print(farm: Farm) -> None:
     assert status["klipper"]["objects"]["excluded"] == ["A"]
 
 
+@pytest.mark.shows("printer_control.get_status")
 async def test_the_thumbnail_of_a_print(farm: Farm) -> None:
     """The slicer's picture comes with the first status of the job and with get_status; all others only name it."""
     await start(farm, "50 % #1.gcode", SAMPLE.read_text())

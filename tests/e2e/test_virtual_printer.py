@@ -85,20 +85,27 @@ async def printing(client: Client, name: str) -> None:
 
 # ---- texts -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("script", "message"), [
-    ("G1 X10 F600", "Must home axis first: 10.000 0.000 0.000 [0.000]"),
-    ("G1 E5 F300", "Extrude below minimum temp\nSee the 'min_extrude_temp' config option for details"),
-    ("M104 S999", "Requested temperature (999.0) out of range (0.0:300.0)"),
-    ("M104 S-5", "Requested temperature (-5.0) out of range (0.0:300.0)"),
-    ("SET_HEATER_TEMPERATURE", "Error on 'SET_HEATER_TEMPERATURE': missing HEATER"),
-    (
-        "SET_HEATER_TEMPERATURE HEATER=nope",
-        "The value 'nope' is not valid for HEATER. Options: 'heater_bed', 'extruder'",
-    ),
-    ("TEST_RAISE", "Error evaluating 'gcode_macro TEST_RAISE:gcode': gcode.CommandError: bench macro error\n"),
-    ('SDCARD_PRINT_FILE FILENAME="nope.gcode\\"', 'Malformed command \'SDCARD_PRINT_FILE FILENAME="nope.gcode\\"\''),
-    ("SDCARD_PRINT_FILE FILENAME=nope.gcode", "Unable to open file"),
-])
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("G1 X10 F600", "Must home axis first: 10.000 0.000 0.000 [0.000]"),
+        ("G1 E5 F300", "Extrude below minimum temp\nSee the 'min_extrude_temp' config option for details"),
+        ("M104 S999", "Requested temperature (999.0) out of range (0.0:300.0)"),
+        ("M104 S-5", "Requested temperature (-5.0) out of range (0.0:300.0)"),
+        ("SET_HEATER_TEMPERATURE", "Error on 'SET_HEATER_TEMPERATURE': missing HEATER"),
+        (
+            "SET_HEATER_TEMPERATURE HEATER=nope",
+            "The value 'nope' is not valid for HEATER. Options: 'heater_bed', 'extruder'",
+        ),
+        ("TEST_RAISE", "Error evaluating 'gcode_macro TEST_RAISE:gcode': gcode.CommandError: bench macro error\n"),
+        (
+            'SDCARD_PRINT_FILE FILENAME="nope.gcode\\"',
+            "Malformed command 'SDCARD_PRINT_FILE FILENAME=\"nope.gcode\\\"'",
+        ),
+        ("SDCARD_PRINT_FILE FILENAME=nope.gcode", "Unable to open file"),
+    ],
+)
 async def test_error(talk: Client, script: str, message: str) -> None:
     """A refused command answers 400 with Klipper's text, after `!! ` and its first line has gone to everybody."""
     talk.log.clear()
@@ -135,10 +142,17 @@ async def test_extrude_only_too_long(rig: VirtualPrinter, client: Client) -> Non
     )
 
 
-@pytest.mark.parametrize(("script", "responses"), [
-    ("FOOBAR", ['// Unknown command:"FOOBAR"']), ("G1 Xabc", []), ("", []), ("M118 hello", ["echo: hello"]),
-    ('RESPOND TYPE=error MSG="bad thing"', ["!! bad thing"]), ("M117 hello", []),
-])
+@pytest.mark.parametrize(
+    ("script", "responses"),
+    [
+        ("FOOBAR", ['// Unknown command:"FOOBAR"']),
+        ("G1 Xabc", []),
+        ("", []),
+        ("M118 hello", ["echo: hello"]),
+        ('RESPOND TYPE=error MSG="bad thing"', ["!! bad thing"]),
+        ("M117 hello", []),
+    ],
+)
 async def test_no_error(talk: Client, script: str, responses: list[str]) -> None:
     """What Klipper does not know or only says is `ok`."""
     talk.log.clear()
@@ -171,6 +185,7 @@ async def test_remote_method(client: Client) -> None:
 
 
 # ---- subscriptions ---------------------------------------------------------------------------------------
+
 
 def recorded() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDING.read_text().splitlines()]
@@ -232,6 +247,7 @@ async def test_pushes_only_changes(client: Client) -> None:
 
 # ---- the G-code mutex ------------------------------------------------------------------------------------
 
+
 async def test_everything_waits_behind_g28(client: Client) -> None:
     """G-code and print control wait for a running G28, in order; queries and printer.info do not."""
     ended: list[str] = []
@@ -241,8 +257,10 @@ async def test_everything_waits_behind_g28(client: Client) -> None:
         ended.append(name)
 
     calls: list[tuple[str, str, dict[str, Any]]] = [
-        ("home", "printer.gcode.script", {"script": "G28"}), ("text", "printer.gcode.script", {"script": "M117 x"}),
-        ("pause", "printer.print.pause", {}), ("resume", "printer.print.resume", {}),
+        ("home", "printer.gcode.script", {"script": "G28"}),
+        ("text", "printer.gcode.script", {"script": "M117 x"}),
+        ("pause", "printer.print.pause", {}),
+        ("resume", "printer.print.resume", {}),
     ]
     waits = [ends(name, client.send(method, **params)) for name, method, params in calls]
     waits.append(ends("info", client.send("printer.info")))
@@ -280,6 +298,7 @@ async def test_emergency_stop_waits_for_nothing(client: Client) -> None:
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
+
 
 async def test_order_of_a_start(client: Client) -> None:
     """File opened, File selected, ok; then the status; then the history: like the recorded one."""
@@ -440,6 +459,7 @@ async def test_temperatures_take_time(client: Client) -> None:
 
 # ---- shutdown, restart, kill -----------------------------------------------------------------------------
 
+
 async def test_shutdown_during_plain_moves(client: Client) -> None:
     """Plain moves cut by a shutdown show `paused`, in the same push as the shutdown; then come notice and history."""
     await printing(client, "slow.gcode")
@@ -451,7 +471,9 @@ async def test_shutdown_during_plain_moves(client: Client) -> None:
     assert push["virtual_sdcard"]["is_active"] is False
     wanted = ("response // Klipper", "notify_klippy", "history finished")
     assert [text for m in client.log if (text := label(m)).startswith(wanted)] == [
-        "response // Klipper state: Shutdown", "notify_klippy_shutdown", "history finished klippy_shutdown",
+        "response // Klipper state: Shutdown",
+        "notify_klippy_shutdown",
+        "history finished klippy_shutdown",
     ]
     assert client.status["pause_resume"]["is_paused"] is False
 
@@ -502,7 +524,7 @@ async def test_restart_in_shutdown(rig: VirtualPrinter, client: Client) -> None:
     assert await state_of(client, "error", "ready") == "error"
     message = (await client.call("printer.info"))["state_message"]
     assert message.startswith("Can not update MCU 'mcu' config as it is shutdown")
-    assert not [m for m in client.log[place + 1:] if label(m).startswith("notify_klippy")]
+    assert not [m for m in client.log[place + 1 :] if label(m).startswith("notify_klippy")]
     await client.call("printer.firmware_restart")
     await client.heard("notify_klippy_ready", after=place)
     await rig.wait_ready()
@@ -520,7 +542,8 @@ async def test_config_error(rig: VirtualPrinter, client: Client) -> None:
             'Once the underlying issue is corrected, use the "RESTART"\n'
         )
         calls: list[tuple[str, dict[str, Any]]] = [
-            ("printer.gcode.script", {"script": "G28"}), ("printer.print.start", {"filename": "short.gcode"}),
+            ("printer.gcode.script", {"script": "G28"}),
+            ("printer.print.start", {"filename": "short.gcode"}),
             ("printer.print.pause", {}),
         ]
         for method, params in calls:
@@ -637,6 +660,7 @@ async def test_received_gcode(rig: VirtualPrinter, client: Client) -> None:
 
 # ---- against the recording -------------------------------------------------------------------------------
 
+
 def kinds(messages: list[dict[str, Any]]) -> list[str]:
     """What matters of a stretch of traffic: no pushes, no file notices, texts as they are."""
     skipped = ("status", "notify_proc", "notify_filelist")
@@ -653,7 +677,7 @@ async def test_same_answers_as_recorded(client: Client) -> None:
     asked = {entry["msg"]["id"]: i for i, entry in enumerate(session) if entry["dir"] == "out"}
     for number in (8, 9, 10, 11, 12, 13, 14, 15, 26, 27, 28):
         request = session[asked[number]]["msg"]
-        stretch = [entry["msg"] for entry in session[asked[number] + 1: asked[number + 1]] if entry["dir"] == "in"]
+        stretch = [entry["msg"] for entry in session[asked[number] + 1 : asked[number + 1]] if entry["dir"] == "in"]
         client.log.clear()
         await asyncio.gather(client.send(request["method"], **request.get("params", {})), return_exceptions=True)
         await hears(client, len(kinds(stretch)))

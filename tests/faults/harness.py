@@ -126,7 +126,7 @@ class Run:
         while sum(self.account.faults.values()) < faults or number <= first:
             await self._cycle(number, faulty=number > first)
             number += 1
-        self._close()
+        await self._close()
         return self.account
 
     async def _cycle(self, number: int, *, faulty: bool) -> None:
@@ -212,7 +212,7 @@ class Run:
         head = f"    seed {self._seed}, cycle {cycle.number}, began {_utc(cycle.begun - time.time())}"
         return "\n".join([head, *told, "    the agent's log:", *log])
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         """What holds for the run as a whole."""
         account, agent = self.account, self._rig.agent
         account.add_problem("agent's own exits", agent.deaths, "see the agent's log")
@@ -220,7 +220,9 @@ class Run:
         account.notes.append(
             f"agent                    {last.memory} kB, {last.descriptors} descriptors, {agent.lives} lives"
         )
-        held = rows(self._rig.folder / "data" / "printago.db")
+        database = self._rig.folder / "data" / "printago.db"
+        await self._rig.recorder.until(lambda: not rows(database).get("outbox"), 10.0)  # deleted a moment later
+        held = rows(database)
         account.notes.append(f"rows                     {held or 'no database'}")
         account.add_problem("growth", held.get("outbox", 0), "rows left in the outbox")
         grown = growth(agent.samples)

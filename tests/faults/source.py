@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Self
 
@@ -54,10 +55,14 @@ class Source:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
         await response.prepare(request)
+        with contextlib.suppress(ConnectionError):  # who asked has been killed
+            await self._send(response, content, start)
+        return response
+
+    async def _send(self, response: web.StreamResponse, content: bytes, start: int) -> None:
         for offset in range(start, len(content), PIECE):
             await response.write(content[offset : offset + PIECE])
             if offset <= len(content) // 2 < offset + PIECE:
                 self.on_half()
             await asyncio.sleep(PAUSE)
         await response.write_eof()
-        return response

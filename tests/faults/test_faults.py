@@ -12,7 +12,7 @@ from tests.faults.harness import Run, rig
 if TYPE_CHECKING:
     from pathlib import Path
 
-FAULTS = 12  # each about 3 s
+FAULTS = 11  # each about 3 s
 
 
 @pytest.mark.timeout(400)

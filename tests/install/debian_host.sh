@@ -16,7 +16,11 @@ AGENT=/home/pi/printago-moonraker-env/bin/printago-moonraker
 INIT=
 
 cleanup() {
-    if [ -n "$INIT" ]; then kill -KILL "$INIT" && wait "$INIT" || true; fi 2>/dev/null
+    if [ -n "$INIT" ]; then
+        kill -KILL "$INIT"
+        wait "$INIT" || true
+    fi 2>/dev/null
+    if mountpoint --quiet "$ROOT/proc"; then umount "$ROOT/proc"; fi
     rm -rf --one-file-system "$WORK"
 }
 trap cleanup EXIT
@@ -39,13 +43,15 @@ eventually() {
 build() {
     step "Debian $SUITE"
     debootstrap --variant=minbase \
-        --include=ca-certificates,dbus,git,iproute2,python3,python3-venv,libopenjp2-7,sudo,systemd "$SUITE" "$ROOT" >/dev/null
+        --include=ca-certificates,dbus,git,iproute2,python3,python3-venv,libopenjp2-7,libsodium23,sudo,systemd "$SUITE" "$ROOT" >/dev/null
     chroot "$ROOT" useradd --create-home --shell /bin/sh pi
+    echo "127.0.0.1 localhost $(uname -n)" >"$ROOT/etc/hosts"
     echo 'pi ALL=(ALL) NOPASSWD: ALL' >"$ROOT/etc/sudoers.d/pi"
     step "a clone of $REPO, uncommitted changes included"
     mkdir "$ROOT/home/pi/printago-moonraker"
-    git -C "$REPO" ls-files -z --cached --others --exclude-standard | (cd "$REPO" && xargs -0 ls -d 2>/dev/null) |
-        tar -C "$REPO" -cf - -T - | tar -C "$ROOT/home/pi/printago-moonraker" -xf -
+    (cd "$REPO" && git ls-files -z --cached --others --exclude-standard |
+        while IFS= read -r -d '' file; do if [ -e "$file" ]; then printf '%s\0' "$file"; fi; done |
+        tar --null -T - -cf -) | tar -C "$ROOT/home/pi/printago-moonraker" -xf -
     mkdir -p "$ROOT/home/pi/printer_data/config"
     cat >"$ROOT/home/pi/printer_data/config/moonraker.conf" <<END
 [server]
@@ -72,6 +78,7 @@ populate() {
     cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
     certificates=${SSL_CERT_FILE:-${PIP_CERT:-}}
     if [ -n "$certificates" ]; then cp "$certificates" "$ROOT/tmp/ca.pem"; fi
+    mount -t proc proc "$ROOT/proc"
     chroot --userspec=pi:pi "$ROOT" "${CLEAN[@]}" ${certificates:+PIP_CERT=/tmp/ca.pem} sh -euc '
         cd
         python3 -m venv moonraker-env
@@ -87,6 +94,7 @@ populate() {
         # its packages, so that pip finds them when there is no network
         python3 -m venv ~/printago-moonraker-env
         ~/printago-moonraker-env/bin/pip install --quiet -r printago_moonraker/host/requirements.txt'
+    umount "$ROOT/proc"
 }
 
 boot() {
@@ -96,8 +104,8 @@ set -e
 mount --make-rprivate / && mount --bind $ROOT $ROOT && cd $ROOT
 mount -t proc proc proc && mount -t sysfs -o ro sysfs sys
 mount -t tmpfs tmpfs run && mount -t tmpfs tmpfs tmp && mount -t tmpfs -o mode=755 tmpfs dev
-i=3
 for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 dev/\${node%:*} c 1 \${node#*:}; done
+mknod -m 666 dev/tty c 5 0 && ln -s pts/ptmx dev/ptmx
 mount -t cgroup2 none sys/fs/cgroup
 mount --bind proc/sys proc/sys && mount -o remount,ro,bind proc/sys
 ip link set lo up
@@ -118,7 +126,7 @@ main() {
     boot
 
     step "install.sh, twice"
-    inside_as_pi 'cd printago-moonraker && PIP_NO_INDEX=1 ./install.sh --non-interactive --update-manager'
+    inside_as_pi 'cd printago-moonraker && PIP_NO_INDEX=1 ./install.sh --non-interactive --update-manager' || fail "install.sh"
     inside_as_pi 'cd printago-moonraker && PIP_NO_INDEX=1 ./install.sh --non-interactive' >/dev/null
     [ "$(property ActiveState)" = active ] || fail "the service does not run"
     inside systemd-analyze security --no-pager printago-moonraker | tail -1

@@ -6,6 +6,8 @@ Stubs stand for `systemctl` and `sudo`, and log what they are asked. Everything 
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -149,25 +151,32 @@ class Host:
         } | more  # fmt: skip
 
     def install(
-        self, *options: str, root: bool = False, before: str = "", **environment: str
+        self, *options: str, root: bool = False, before: str = "", typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run install.sh as an ordinary user (Debian's `daemon`) or as root, after the shell commands `before`.
 
-        A user namespace makes it so, whoever runs the tests; the files belong to that user.
+        A user namespace makes it so, whoever runs the tests; the files belong to that user. `typed` comes from a
+        terminal.
         """
         # No network: what install.sh and doctor say must not depend on this machine's.
         user = ("--map-root-user", "--mount") if root else ("--map-user=1", "--map-group=1")
         command = [program("unshare", "util-linux"), "--user", "--net", *user, program("sh", "dash"), "-c"]
         script = f'{before}\nexec "{self.clone}/install.sh" "$@"'
-        return subprocess.run(
-            [*command, script, "install.sh", *options],
-            cwd=self.home, env=self.environ(**environment), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        keyboard, terminal = pty.openpty()
+        try:
+            os.write(keyboard, typed.encode())
+            return subprocess.run(
+                [*command, script, "install.sh", *options],
+                cwd=self.home, env=self.environ(**environment), stdin=terminal if typed else subprocess.DEVNULL,
+                capture_output=True, text=True, check=False, timeout=60,
+            )  # fmt: skip
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
 
     def installed(self, *options: str, **environment: str) -> str:
         """What an installation that succeeds says."""
-        result = self.install(*options, root=False, before="", **environment)
+        result = self.install(*options, root=False, before="", typed="", **environment)
         assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
         return result.stdout
 

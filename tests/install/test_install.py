@@ -154,6 +154,17 @@ def test_an_upgrade(tmp_path: Path, environment: Path) -> None:
     assert f"systemctl restart {NAME}" in host.asked()
 
 
+def test_a_copy_that_pip_made(tmp_path: Path, environment: Path) -> None:
+    """Who has installed the package with pip before gets the clone's code, not the old copy."""
+    host = Host(tmp_path, "printer_data")
+    host.borrow(environment)
+    wheel(host.wheels, NAME, "0.0.1", "printago_moonraker/__init__.py", '__version__ = "0.0.1"\n')
+    pip = [host.environment / "bin/python", "-m", "pip", "install", "--quiet", NAME]
+    subprocess.run(pip, env=host.environ(), check=True)
+    host.installed("--non-interactive")
+    assert host.agent("--version") != f"{NAME} 0.0.1\n"
+
+
 def test_a_dry_run(tmp_path: Path, environment: Path) -> None:
     """A dry run says what would be done, and leaves every file and its hash as they were; so does one that removes."""
     host = Host(tmp_path, "printer_data", "printer_voron_data")
@@ -293,6 +304,20 @@ def test_a_path_with_blanks(tmp_path: Path) -> None:
 def test_the_update_manager_needs_a_clone(tmp_path: Path) -> None:
     """Who asks for updates from an unpacked archive is told that they need a clone."""
     assert "needs a git clone" in refusal(Host(tmp_path, "printer_data"), "--update-manager")
+
+
+@pytest.mark.parametrize(("typed", "wanted"), [("y\n", True), ("\n", False)])
+def test_the_update_manager_is_asked_for(typed: str, wanted: bool, tmp_path: Path, environment: Path) -> None:
+    """A person is asked whether Moonraker shall update the agent; only a yes is one."""
+    host = Host(tmp_path, "printer_data")
+    host.publish()
+    host.borrow(environment)
+    result = host.install(typed=typed)
+    assert result.returncode == 0, result.stderr
+    assert "Shall Moonraker keep the agent up to date" in result.stdout
+    folder = host.home / "printer_data/config"
+    assert (folder / "printago-update.conf").exists() is wanted
+    assert ("[include printago-update.conf]" in (folder / "moonraker.conf").read_text().splitlines()) is wanted
 
 
 def test_an_entry_of_the_users_own(tmp_path: Path, environment: Path) -> None:

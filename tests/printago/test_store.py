@@ -198,6 +198,13 @@ async def test_redelivered_bytes_are_known_for_a_minute() -> None:
         assert await printer.begin(again, redelivered=True) == second
         assert await printer.begin(replace(again, key="sha256:ab:1"), redelivered=True) is None
         late = record("sha256:aa:4", received=NOW + 62)
+        assert await printer.begin(late, redelivered=True) == second, "it was never finished"
+        for each, code in ((first, "interrupted"), (second, "busy")):
+            await printer.save(printer.ended(each.key, "error", {"error": "No.", "code": code}, NOW + 2))
+        earlier = await printer.begin(late, redelivered=True)
+        assert earlier is not None
+        assert earlier.key == first.key, "it was cut short"
+        await printer.save(printer.ended(first.key, "success", {}, NOW + 2))
         assert await printer.begin(late, redelivered=True) is None
         assert await printer.begin(again) is None
 

@@ -121,3 +121,32 @@ def test_klippers_words_have_their_code(message: str, code: str) -> None:
     assert error.code == code
     assert "\n" not in str(error)
     assert message.strip().partition("\n")[0][:40] in str(error)
+
+
+def test_a_prompt_is_one_action_a_line() -> None:
+    """Mainsail's and Fluidd's macro prompt, each line one RESPOND, in place of what was shown before."""
+    actions = [
+        shlex.split(line) for line in gcode.prompt("Pair", ["Open https://a.example/d", "enter AB-12"]).splitlines()
+    ]
+    assert all(words[:2] == ["RESPOND", "TYPE=command"] and len(words) == 3 for words in actions)
+    assert [words[2].removeprefix("MSG=action:").partition(" ")[0] for words in actions] == [
+        "prompt_end",
+        "prompt_begin",
+        "prompt_text",
+        "prompt_text",
+        "prompt_footer_button",
+        "prompt_show",
+    ]
+
+
+@given(st.text())
+def test_a_prompt_holds_no_other_command(text: str) -> None:
+    """Whatever the text is: it is refused, or it is one parameter of one line that has no comment in it."""
+    try:
+        script = gcode.prompt("Pair", [text])
+    except ValueError:
+        return
+    lines = script.splitlines()
+    assert len(lines) == 5
+    assert shlex.split(lines[2]) == ["RESPOND", "TYPE=command", f"MSG=action:prompt_text {text}"]
+    assert not set(";#*") & set(script)

@@ -18,7 +18,8 @@ from printago_moonraker import agent, config, session
 from printago_moonraker.clock import Clock
 from printago_moonraker.printago import link, store
 from tests.fakes import clock
-from tests.simulated.world import STEPS, Process, World, connectors, rows
+from tests.simulated.edges import connectors, rows
+from tests.simulated.world import STEPS, Process, World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ data_path: {folder}/data
 [mqtt]
 host: 127.0.0.1
 tls: off
+username: farm
 [status]
 heartbeat: 600
 [printer v1]
