@@ -6,7 +6,6 @@ A check whose condition is broken is not made: the first broken one is what has 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from printago_moonraker import config
 from printago_moonraker.clock import Clock, Trust
 from printago_moonraker.errors import AgentError, CommandError, ConfigError, ConnectionRefused
-from printago_moonraker.findings import Check, Failed, Outcome, Report, as_json, as_text, exit_code
+from printago_moonraker.findings import Check, Failed, Outcome, Report, as_json, as_text, exit_code, plain
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState, Moonraker
 from printago_moonraker.moonraker.connection import connect
@@ -255,9 +254,8 @@ async def _link(attempt: Awaitable[T], endpoint: Endpoint) -> T:
 
 def run(given: Path | None, *, json_wanted: bool, write: Callable[[str], object] = print) -> int:
     """Make all checks, write the findings, return the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal of the last century has no ✓
     checks = asyncio.run(examine(given))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
-    write(as_json(checks) if json_wanted else as_text(checks, width))
+    text = as_json(checks) if json_wanted else as_text(checks, width)
+    write(plain(text, sys.stdout.encoding))
     return exit_code(checks)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SIGNS: Final = str.maketrans({"✓": "+", "✗": "!", "–": "-", "→": ">"})
+
 STEP: Final = 20.0  # s for one check: what takes longer does not work either
 
 
@@ -111,6 +113,15 @@ def as_text(checks: Sequence[Check], width: int = 100) -> str:
     failed = sum(check.outcome is Outcome.FAILED for check in checks)
     lines += ["", f"{failed} of {len(checks)} checks failed." if failed else "All is well."]
     return "\n".join(lines)
+
+
+def plain(text: str, encoding: str | None) -> str:
+    """`text` as a terminal of that encoding can show it."""
+    try:
+        text.encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.translate(_SIGNS).encode(encoding or "ascii", "replace").decode(encoding or "ascii")
+    return text
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:

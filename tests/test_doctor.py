@@ -14,7 +14,7 @@ import pytest
 from printago_moonraker import credentials, doctor, findings
 from printago_moonraker.clock import Clock
 from printago_moonraker.credentials import Credentials
-from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code
+from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code, plain
 from printago_moonraker.virtual.webcam import make_picture
 from tests.fakes.account import KEY, OTHER_KEY, STORE, account_broker
 from tests.fakes.moonraker import FakeMoonraker, Refusal
@@ -298,3 +298,12 @@ def test_a_program_reads_it() -> None:
         "printer": "voron",
     }
     assert json.loads(as_json(SOME[:1]))["ok"] is True
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", None])
+def test_an_old_terminal_shows_it_too(encoding: str | None) -> None:
+    """Where there is no ✓, something else tells well, failed and not checked apart; elsewhere nothing changes."""
+    lines = plain(as_text([*SOME, Check("Ж", Outcome.OK, "ü")]), encoding).splitlines()
+    assert [line.strip()[0] for line in lines[:3]] == ["+", "v", "!"]
+    "\n".join(lines).encode(encoding or "ascii")
+    assert plain(as_text(SOME), "utf-8") == as_text(SOME)

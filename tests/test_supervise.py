@@ -177,7 +177,7 @@ async def test_a_pause_that_changes_things_begins_a_new_spell(caplog: pytest.Log
 
 
 async def test_a_stop_is_not_lost_in_another_failure() -> None:
-    """A task group that is cancelled while its child fails raises only the child's error: the child ends all the same."""
+    """A task group cancelled while its child fails raises only the child's error: the attempt ends all the same."""
     begun = asyncio.Event()
 
     async def child() -> None:

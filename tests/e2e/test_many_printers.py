@@ -261,7 +261,8 @@ async def test_latency_beside_a_dead_and_a_slow_printer(park: Park) -> None:
     """One printer is killed and one is slow, and both are given commands all the time: the other eighteen answer
     within one and a half times of what they took before.
 
-    Before and after are measured in the same run, and a ratio that is too high is measured again: the machine has other work too.
+    Before and after are measured in the same run, and a ratio that is too high is measured again, because the machine
+    has other work too.
     """
     dead, slow, _ = REAL
     others = [name for name in park.clouds if name not in (dead, slow)]

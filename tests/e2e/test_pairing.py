@@ -170,7 +170,7 @@ async def test_from_unpaired_to_paired_to_revoked_and_back(place: Place) -> None
 
 
 async def test_pairing_again_with_the_same_key(place: Place) -> None:
-    """The agent that runs with that key has the same client ID: both give way until the check is done, and it is back."""
+    """The agent that runs with that key has the same client ID: it gives way for the check, and is back."""
     await place.pair(KEY)
     async with place.cloud() as cloud, place.agent():
         await cloud.wait_for(paired)

@@ -84,7 +84,7 @@ populate() {
         python3 -m venv moonraker-env
         moonraker-env/bin/pip install --quiet moonraker
         git config --global user.name pi && git config --global user.email pi@example.com
-        git init --quiet --bare remote.git
+        git init --quiet --bare -b main remote.git
         cd printago-moonraker
         git init --quiet -b main && git add . && git commit --quiet -m one
         git remote add origin ~/remote.git && git push --quiet -u origin main
