@@ -321,7 +321,7 @@ install_environment() {
         die "pip cannot install what the agent needs, see above; look to the network, then run this again"
     # The code is run where it is: after `git pull` there is nothing to build. A copy that pip made would hide it.
     packages=$VENV/lib/python$VERSION/site-packages
-    if [ -d "$packages/printago_moonraker" ]; then true; fi
+    if [ -d "$packages/printago_moonraker" ]; then run "$VENV/bin/python" -m pip uninstall --quiet --yes "$NAME"; fi
     say "$REPO" | put "$packages/$NAME.pth" 644
     sed "s|^#!.*|#!$VENV/bin/python|" "$HOST_FILES/launcher" | put "$VENV/bin/$NAME" 755
 }

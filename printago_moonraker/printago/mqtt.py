@@ -38,6 +38,7 @@ SILENCE = 1.5  # keepalives without a byte from the broker, the answer to our pi
 ANSWER_TIMEOUT = 5.0  # seconds, MQTT 5: a broker of 3.1.1 may misread CONNECT, and wait for ever for more of it
 MAX_INFLIGHT = 20  # mosquitto's own default
 MAX_UNACKNOWLEDGED = 100  # commands that the broker may send ahead of our acknowledgements
+MEMORY_FOR_A_PACKET = 16 * 1024 * 1024  # bytes; a broker of 3.1.1 cannot be told what it shall not send
 MAX_PACKET_BYTES = 512 * 1024  # twice the largest command: it can then still be refused with a sentence
 WILL_DELAY = 10  # seconds, MQTT 5: a blip is not an outage
 
@@ -257,6 +258,8 @@ class MqttSession:
                 self._wire.acknowledge()
         except (ValueError, LookupError, AssertionError, struct.error, MQTTException) as error:
             self._fail(ConnectionLost(f"{self.endpoint}: a packet that cannot be read: {printable(repr(error))}"))
+        if self._client._in_packet["remaining_length"] > MEMORY_FOR_A_PACKET:  # or rubbish, whose end paho would await
+            self._fail(ConnectionLost(f"{self.endpoint}: a packet of more than {MEMORY_FOR_A_PACKET} bytes."))
         sock: Any = self._client.socket()
         if self._fd >= 0 and hasattr(sock, "pending") and sock.pending():
             self._loop.call_soon(self._readable)  # bytes that TLS has taken from the socket already wake nobody

@@ -138,7 +138,7 @@ class PrinterStore:
         self._database = database
         self._limits = limits
         self._trusted_time = trusted_time
-        self._works = count(1)
+        self._works = {"outbox": count(1), "ledger": count(1)}
         self._last_id = 0  # the thread's: numbers go on where a file broke that began with higher ones
         self._overflowing = False  # the thread's
 
@@ -149,7 +149,7 @@ class PrinterStore:
         destinations = json.dumps(
             [[topic, data.hex() if data is not None else None] for topic, data in letter.destinations]
         )
-        limit = self._oldest_allowed(self._limits.outbox_age)
+        limit = self._oldest_allowed("outbox", self._limits.outbox_age)
 
         def work(connection: sqlite3.Connection) -> int:
             highest = connection.execute("SELECT max(id) FROM outbox").fetchone()[0] or 0
@@ -200,7 +200,7 @@ class PrinterStore:
         with the same key, or, when the broker has `redelivered` it, with the same key but for its serial number, within
         the last minute or never finished. Else None.
         """
-        limit = self._oldest_allowed(self._limits.ledger_age)
+        limit = self._oldest_allowed("ledger", self._limits.ledger_age)
 
         def work(connection: sqlite3.Connection) -> Record | None:
             earlier = self._find(connection, record, redelivered)
@@ -282,9 +282,12 @@ class PrinterStore:
 
     # ---------------------------------------------------------------------------------------------------------- limits
 
-    def _oldest_allowed(self, age: float) -> tuple[float, float] | None:
-        """Now and then: what lies between these two times is too old. None: it is not the time to look."""
-        if next(self._works) % HOUSEKEEPING:
+    def _oldest_allowed(self, table: str, age: float) -> tuple[float, float] | None:
+        """Now and then: what lies between these two times is too old. None: it is not the time to look.
+
+        The first piece of work looks already: an agent that is restarted often would never come to the next.
+        """
+        if (next(self._works[table]) - 1) % HOUSEKEEPING:
             return None
         now = self._trusted_time()
         return (PLAUSIBLE, now - age) if now is not None else (0.0, 0.0)

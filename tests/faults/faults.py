@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.faults.account import Cycle
     from tests.faults.harness import Rig
 
-RUBBISH = b"\x00\x00\xff\xfe{]\r\n\r\n"  # MQTT has no packet of type 0, nor a websocket a fragment of nothing
+RUBBISH = b"\x00\xff\xff\xfe{]\r\n\r\n"  # the head of a packet of 250 MB for MQTT, of nothing that a websocket has
 
 
 class Faults:

@@ -57,6 +57,8 @@ build() {
 [server]
 host: 127.0.0.1
 port: 7125
+[authorization]
+trusted_clients: 127.0.0.1
 [machine]
 provider: systemd_cli
 validate_service: False
@@ -129,6 +131,8 @@ main() {
     inside_as_pi 'cd printago-moonraker && PIP_NO_INDEX=1 ./install.sh --non-interactive --update-manager' || fail "install.sh"
     inside_as_pi 'cd printago-moonraker && PIP_NO_INDEX=1 ./install.sh --non-interactive' >/dev/null
     [ "$(property ActiveState)" = active ] || fail "the service does not run"
+    found=$(inside_as_pi "$AGENT doctor" || true) # there is no Printago here, and no Klipper
+    grep "✓ Moonraker" <<<"$found" || fail "doctor does not find Moonraker"
     inside systemd-analyze security --no-pager printago-moonraker | tail -1
 
     step "Moonraker updates it, and restarts the service"

@@ -170,6 +170,19 @@ async def test_a_lost_session_fails_everyone_with_the_first_error(
     assert str(in_flight.value) == str(later.value) == str(waiting.value)
 
 
+async def test_the_head_of_a_giant_packet_ends_the_session(endpoint: Callable[..., Endpoint]) -> None:
+    """Its body would never come, and every later byte would be taken for a part of it."""
+
+    async def script(_: FakeBroker, peer: Peer) -> None:
+        await peer.accept()
+        peer.write(b"\x30\xff\xff\xff\x7frubbish")
+        await peer.closed()
+
+    async with fake_broker(script) as fake, attempt(replace(endpoint("me"), port=fake.port), "t") as session:
+        with pytest.raises(ConnectionLost, match="a packet of more than"):
+            await session.wait_closed()
+
+
 @pytest.mark.parametrize("refusal", [bytes([0x20, 2, 0, 1]), bytes([0x20, 3, 0, 0x84, 0]), b""])
 async def test_auto_falls_back_to_3_1_1(endpoint: Callable[..., Endpoint], refusal: bytes) -> None:
     """However a broker of 3.1.1 refuses MQTT 5 (an answer of its own version, of 5, or a closed connection)."""
