@@ -98,13 +98,21 @@ class ApiServer:
         self._remote_methods: dict[str, list[tuple[Connection, dict[str, Any]]]] = {}
         run = printer.gcode.run
         self._endpoints: dict[str, Callable[[Request], Awaitable[Any]]] = {
-            "info": self._info, "list_endpoints": self._list_endpoints, "emergency_stop": self._emergency_stop,
-            "register_remote_method": self._register_remote_method, "objects/list": self._list_objects,
+            "info": self._info,
+            "list_endpoints": self._list_endpoints,
+            "emergency_stop": self._emergency_stop,
+            "register_remote_method": self._register_remote_method,
+            "objects/list": self._list_objects,
             "objects/query": self._query,
-            "objects/subscribe": self._subscribe, "gcode/help": self._help, "gcode/script": self._script,
-            "gcode/subscribe_output": self._subscribe_output, "gcode/restart": lambda _: run("RESTART"),
-            "gcode/firmware_restart": lambda _: run("FIRMWARE_RESTART"), "pause_resume/pause": lambda _: run("PAUSE"),
-            "pause_resume/resume": lambda _: run("RESUME"), "pause_resume/cancel": lambda _: run("CANCEL_PRINT"),
+            "objects/subscribe": self._subscribe,
+            "gcode/help": self._help,
+            "gcode/script": self._script,
+            "gcode/subscribe_output": self._subscribe_output,
+            "gcode/restart": lambda _: run("RESTART"),
+            "gcode/firmware_restart": lambda _: run("FIRMWARE_RESTART"),
+            "pause_resume/pause": lambda _: run("PAUSE"),
+            "pause_resume/resume": lambda _: run("RESUME"),
+            "pause_resume/cancel": lambda _: run("CANCEL_PRINT"),
             "query_endstops/status": self._endstops,
         }
 
@@ -203,6 +211,7 @@ class ApiServer:
     def _unknown(method: str) -> Callable[[Request], Awaitable[Any]]:
         async def refuse(_: Request) -> None:
             raise KlipperError(f"webhooks: No registered callback for path '{method}'")
+
         return refuse
 
     async def _info(self, _: Request) -> dict[str, Any]:
@@ -241,4 +250,3 @@ class ApiServer:
 
 def _picked(status: dict[str, Any], keys: list[str] | None) -> dict[str, Any]:
     return status if keys is None else {key: status[key] for key in keys if key in status}
-

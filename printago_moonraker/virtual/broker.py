@@ -30,10 +30,12 @@ async def embedded_broker(port: int = 0) -> AsyncIterator[tuple[str, int]]:
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     port = port or _free_port()
-    broker = Broker({
-        "listeners": {"default": {"type": "tcp", "bind": f"{HOST}:{port}"}},
-        "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-    })
+    broker = Broker(
+        {
+            "listeners": {"default": {"type": "tcp", "bind": f"{HOST}:{port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+    )
     try:
         await broker.start()
     except (AMQTTError, BrokerError) as error:

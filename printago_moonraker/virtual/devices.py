@@ -37,7 +37,10 @@ class Outputs:
         for name in self._leds:
             printer.objects[f"neopixel {name}"] = self._reading(lambda n: {"color_data": [list(self._leds[n])]}, name)
         printer.commands |= {
-            "M106": self._m106, "M107": self._m107, "SET_FAN_SPEED": self._set_fan, "SET_PIN": self._set_pin,
+            "M106": self._m106,
+            "M107": self._m107,
+            "SET_FAN_SPEED": self._set_fan,
+            "SET_PIN": self._set_pin,
             "SET_LED": self._set_led,
         }
 
@@ -146,7 +149,9 @@ class ExcludeObject:
         self.reset()
         printer.objects["exclude_object"] = self.status
         printer.commands |= {
-            "EXCLUDE_OBJECT_DEFINE": self._define, "EXCLUDE_OBJECT_START": self._start, "EXCLUDE_OBJECT_END": self._end,
+            "EXCLUDE_OBJECT_DEFINE": self._define,
+            "EXCLUDE_OBJECT_START": self._start,
+            "EXCLUDE_OBJECT_END": self._end,
             "EXCLUDE_OBJECT": self._exclude,
         }
 
@@ -163,7 +168,9 @@ class ExcludeObject:
     def status(self) -> dict[str, Any]:
         """The object's fields."""
         return {
-            "objects": list(self._objects), "excluded_objects": list(self._excluded), "current_object": self._current,
+            "objects": list(self._objects),
+            "excluded_objects": list(self._excluded),
+            "current_object": self._current,
         }
 
     async def _define(self, command: Command) -> None:
@@ -207,7 +214,8 @@ def add_reports(printer: Printer) -> None:
     """The objects that only report: mcu, system_stats, query_endstops, manual_probe."""
     fixed: dict[str, dict[str, Any]] = {
         "mcu": {
-            "mcu_version": "v0.13.0-730-g84104bbbd", "mcu_build_versions": "virtual",
+            "mcu_version": "v0.13.0-730-g84104bbbd",
+            "mcu_build_versions": "virtual",
             "mcu_constants": {"CLOCK_FREQ": 50000000, "MCU": "virtual"},
             "last_stats": {"mcu_awake": 0.003, "bytes_invalid": 0, "bytes_retransmit": 0, "freq": 50000000},
         },
@@ -217,5 +225,7 @@ def add_reports(printer: Printer) -> None:
     for name, status in fixed.items():
         printer.objects[name] = lambda status=status: status  # type: ignore[misc]
     printer.objects["system_stats"] = lambda: {
-        "sysload": os.getloadavg()[0], "cputime": round(sum(os.times()[:2]), 2), "memavail": 500_000,
+        "sysload": os.getloadavg()[0],
+        "cputime": round(sum(os.times()[:2]), 2),
+        "memavail": 500_000,
     }

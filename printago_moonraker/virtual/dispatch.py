@@ -13,15 +13,40 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Command], Awaitable[None]]
 
-ALWAYS = frozenset({  # also when Klippy is not ready
-    "M110", "M112", "M114", "M115", "M118", "GET_POSITION", "RESTART", "FIRMWARE_RESTART", "STATUS", "HELP", "RESPOND",
-    "ECHO",
-})
-SILENT = frozenset({  # accepted, and nothing that could be seen happens
-    "G21", "M110", "M204", "SET_VELOCITY_LIMIT", "SET_PRESSURE_ADVANCE", "SET_IDLE_TIMEOUT", "SET_GCODE_VARIABLE",
-    "QUERY_ENDSTOPS", "HELP", "ECHO",
-    "BED_MESH_CLEAR", "SET_STEPPER_ENABLE", "SAVE_CONFIG", "CLEAR_ERROR",
-})
+ALWAYS = frozenset(
+    {  # also when Klippy is not ready
+        "M110",
+        "M112",
+        "M114",
+        "M115",
+        "M118",
+        "GET_POSITION",
+        "RESTART",
+        "FIRMWARE_RESTART",
+        "STATUS",
+        "HELP",
+        "RESPOND",
+        "ECHO",
+    }
+)
+SILENT = frozenset(
+    {  # accepted, and nothing that could be seen happens
+        "G21",
+        "M110",
+        "M204",
+        "SET_VELOCITY_LIMIT",
+        "SET_PRESSURE_ADVANCE",
+        "SET_IDLE_TIMEOUT",
+        "SET_GCODE_VARIABLE",
+        "QUERY_ENDSTOPS",
+        "HELP",
+        "ECHO",
+        "BED_MESH_CLEAR",
+        "SET_STEPPER_ENABLE",
+        "SAVE_CONFIG",
+        "CLEAR_ERROR",
+    }
+)
 
 
 class Gcode:
@@ -33,7 +58,10 @@ class Gcode:
         self._queued = 0
         self.listeners: list[Callable[[str], None]] = []
         printer.commands |= dict.fromkeys(SILENT, self._nothing) | {
-            "M105": self._m105, "M112": self._m112, "M115": self._m115, "STATUS": self._status_command,
+            "M105": self._m105,
+            "M112": self._m112,
+            "M115": self._m115,
+            "STATUS": self._status_command,
             "RESTART": self._restart,
             "FIRMWARE_RESTART": self._restart,
         }

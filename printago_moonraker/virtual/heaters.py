@@ -76,7 +76,9 @@ class Heater:
     def status(self) -> dict[str, Any]:
         """The object's fields."""
         state: dict[str, Any] = {
-            "temperature": self.temperature, "target": self.target, "power": round(self.power, 4),
+            "temperature": self.temperature,
+            "target": self.target,
+            "power": round(self.power, 4),
         }
         if self.name.startswith("extruder"):
             state |= {"can_extrude": self.can_extrude, "pressure_advance": 0.04, "smooth_time": 0.04}
@@ -102,7 +104,9 @@ class Heaters:
     def __init__(self, printer: Printer, settings: dict[str, dict[str, Any]]) -> None:
         self.printer = printer
         kinds: list[tuple[str, Physics, str]] = [
-            ("heater_bed", BED, "B"), ("heater_generic chamber", CHAMBER, "C"), ("extruder", HOTEND, "T0"),
+            ("heater_bed", BED, "B"),
+            ("heater_generic chamber", CHAMBER, "C"),
+            ("extruder", HOTEND, "T0"),
             ("extruder1", HOTEND, "T1"),
         ]
         present = [(name, physics, letter) for name, physics, letter in kinds if name in settings]
@@ -111,8 +115,11 @@ class Heaters:
         printer.objects["heaters"] = self._status
         printer.objects["temperature_sensor chamber"] = self._chamber
         printer.commands |= {
-            "M104": self._for_tool(wait=False), "M109": self._for_tool(wait=True), "M140": self._for_bed(wait=False),
-            "M190": self._for_bed(wait=True), "SET_HEATER_TEMPERATURE": self._set,
+            "M104": self._for_tool(wait=False),
+            "M109": self._for_tool(wait=True),
+            "M140": self._for_bed(wait=False),
+            "M190": self._for_bed(wait=True),
+            "SET_HEATER_TEMPERATURE": self._set,
             "TEMPERATURE_WAIT": self._wait_for_sensor,
             "TURN_OFF_HEATERS": self._turn_off,
         }
@@ -155,11 +162,13 @@ class Heaters:
                     return
                 raise KlipperError("Extruder not configured")
             await self.set(heater, degrees, wait=wait)
+
         return run
 
     def _for_bed(self, *, wait: bool) -> Callable[[Command], Any]:
         async def run(command: Command) -> None:
             await self.set(self.all["heater_bed"], command.get_float("S", 0.0), wait=wait)
+
         return run
 
     async def _set(self, command: Command) -> None:

@@ -77,9 +77,13 @@ class PrintStats:
         if self._paused_at is not None:
             paused += self.printer.clock.now() - self._paused_at
         return {
-            "filename": self.filename, "total_duration": self.total, "print_duration": max(0.0,
-            self.total - self._before_extrusion - paused),
-            "filament_used": self.filament, "state": self.state, "message": self.message, "info": dict(self._layers),
+            "filename": self.filename,
+            "total_duration": self.total,
+            "print_duration": max(0.0, self.total - self._before_extrusion - paused),
+            "filament_used": self.filament,
+            "state": self.state,
+            "message": self.message,
+            "info": dict(self._layers),
         }
 
     def _update(self) -> None:
@@ -120,9 +124,15 @@ class VirtualSd:
         self._must_pause = False
         printer.objects["virtual_sdcard"] = self.status
         printer.commands |= {
-            "SDCARD_PRINT_FILE": self._print_file, "SDCARD_RESET_FILE": self._reset_file, "M20": self._list,
-            "M21": self._m21, "M23": self._m23,
-            "M24": self._m24, "M25": self._m25, "M26": self._m26, "M27": self._m27,
+            "SDCARD_PRINT_FILE": self._print_file,
+            "SDCARD_RESET_FILE": self._reset_file,
+            "M20": self._list,
+            "M21": self._m21,
+            "M23": self._m23,
+            "M24": self._m24,
+            "M25": self._m25,
+            "M26": self._m26,
+            "M27": self._m27,
         }
 
     @property
@@ -137,8 +147,11 @@ class VirtualSd:
     def status(self) -> dict[str, Any]:
         """The object's fields."""
         return {
-            "file_path": str(self.path) if self.path else None, "progress": self.progress(), "is_active": self.active,
-            "file_position": self.position, "file_size": self.size,
+            "file_path": str(self.path) if self.path else None,
+            "progress": self.progress(),
+            "is_active": self.active,
+            "file_position": self.position,
+            "file_size": self.size,
         }
 
     def halt(self) -> None:
@@ -304,7 +317,9 @@ class PauseResume:
         self._sd_paused = self._pause_sent = False
         printer.objects["pause_resume"] = lambda: {"is_paused": self.paused}
         printer.commands |= {
-            "PAUSE_BASE": self._pause, "RESUME_BASE": self._resume, "CANCEL_PRINT_BASE": self._cancel,
+            "PAUSE_BASE": self._pause,
+            "RESUME_BASE": self._resume,
+            "CANCEL_PRINT_BASE": self._cancel,
             "CLEAR_PAUSE": self._clear,
         }
 

@@ -134,11 +134,17 @@ class Printer:
     def info(self) -> dict[str, Any]:
         """The API server's `info`."""
         return {
-            "state": self.state, "state_message": self.state_message, "hostname": socket.gethostname(),
-            "klipper_path": str(Path(__file__).parent), "python_path": sys.executable, "process_id": os.getpid(),
+            "state": self.state,
+            "state_message": self.state_message,
+            "hostname": socket.gethostname(),
+            "klipper_path": str(Path(__file__).parent),
+            "python_path": sys.executable,
+            "process_id": os.getpid(),
             "user_id": os.getuid(),
-            "group_id": os.getgid(), "log_file": str(self.data_path / "logs" / "klippy.log"),
-            "config_file": str(self.data_path / "config" / "printer.cfg"), "software_version": "v0.13.0-730-g84104bbbd",
+            "group_id": os.getgid(),
+            "log_file": str(self.data_path / "logs" / "klippy.log"),
+            "config_file": str(self.data_path / "config" / "printer.cfg"),
+            "software_version": "v0.13.0-730-g84104bbbd",
             "cpu_info": f"{os.cpu_count()} core virtual printer",
         }
 

@@ -29,6 +29,7 @@ def add_macros(printer: Printer) -> None:
 def _handler(printer: Printer, macro: Macro) -> Callable[[Command], Any]:
     async def run(command: Command) -> None:
         await printer.gcode.run_inside(macro(printer, command))
+
     return run
 
 
@@ -90,8 +91,15 @@ def _literal(text: str) -> Any:
 
 
 MACROS: dict[str, Macro] = {
-    "PAUSE": _pause, "RESUME": _resume, "CANCEL_PRINT": _cancel, "_TOOLHEAD_PARK_PAUSE_CANCEL": _park,
+    "PAUSE": _pause,
+    "RESUME": _resume,
+    "CANCEL_PRINT": _cancel,
+    "_TOOLHEAD_PARK_PAUSE_CANCEL": _park,
     "PRINT_START": _start,
-    "PRINT_END": _end, "START_PRINT": _start, "END_PRINT": _end, "TEST_RAISE": _raise, "AGENT_PING": _ping,
+    "PRINT_END": _end,
+    "START_PRINT": _start,
+    "END_PRINT": _end,
+    "TEST_RAISE": _raise,
+    "AGENT_PING": _ping,
     "PRINTAGO_EVENT": _event,
 }

@@ -57,7 +57,9 @@ class Toolhead:
         steppers = [*(n for n in settings if n.startswith("extruder")), *(f"stepper_{axis}" for axis in AXES)]
         self._enabled = dict.fromkeys(steppers, False)
         printer.objects |= {
-            "toolhead": self.status, "motion_report": self._report, "idle_timeout": self._activity.status,
+            "toolhead": self.status,
+            "motion_report": self._report,
+            "idle_timeout": self._activity.status,
             "stepper_enable": lambda: {"steppers": dict(self._enabled)},
         }
 
@@ -117,11 +119,16 @@ class Toolhead:
         """The object's fields."""
         machine = self.settings["printer"]
         return {
-            "homed_axes": self.homed, "axis_minimum": [*(LIMITS[a][0] for a in AXES), 0],
+            "homed_axes": self.homed,
+            "axis_minimum": [*(LIMITS[a][0] for a in AXES), 0],
             "axis_maximum": [*(LIMITS[a][1] for a in AXES), 0],
-            "print_time": self._print_time, "stalls": 0, "estimated_print_time": self.time,
+            "print_time": self._print_time,
+            "stalls": 0,
+            "estimated_print_time": self.time,
             "extruder": self.extruder.name,
-            "position": list(self.position), "max_velocity": self.max_velocity, "max_accel": machine["max_accel"],
+            "position": list(self.position),
+            "max_velocity": self.max_velocity,
+            "max_accel": machine["max_accel"],
             "minimum_cruise_ratio": machine["minimum_cruise_ratio"],
             "square_corner_velocity": machine["square_corner_velocity"],
             "extra_axes": {self.extruder.name: 3},
@@ -221,9 +228,11 @@ class Toolhead:
             if now < self._queue[0].begin:
                 speed = extruding = 0.0
         return {
-            "live_position": list(place), "live_velocity": speed, "live_extruder_velocity": extruding,
-            "steppers": sorted(self._enabled), "trapq": [*(n for n in self._enabled if n.startswith("extruder")),
-            "toolhead"],
+            "live_position": list(place),
+            "live_velocity": speed,
+            "live_extruder_velocity": extruding,
+            "steppers": sorted(self._enabled),
+            "trapq": [*(n for n in self._enabled if n.startswith("extruder")), "toolhead"],
         }
 
 

@@ -41,13 +41,25 @@ class GcodeMove:
         self._saved: dict[str, Modes] = {}
         printer.objects["gcode_move"] = self.status
         printer.commands |= {
-            "G0": self._g1, "G1": self._g1, "G4": self._g4, "G28": self._g28, "G90": self._mode(absolute=True),
+            "G0": self._g1,
+            "G1": self._g1,
+            "G4": self._g4,
+            "G28": self._g28,
+            "G90": self._mode(absolute=True),
             "G91": self._mode(absolute=False),
-            "M82": self._mode(absolute_extrude=True), "M83": self._mode(absolute_extrude=False), "G92": self._g92,
+            "M82": self._mode(absolute_extrude=True),
+            "M83": self._mode(absolute_extrude=False),
+            "G92": self._g92,
             "M220": self._m220,
-            "M221": self._m221, "M400": self._m400, "M84": self._m84, "M18": self._m84, "M114": self._m114,
+            "M221": self._m221,
+            "M400": self._m400,
+            "M84": self._m84,
+            "M18": self._m84,
+            "M114": self._m114,
             "GET_POSITION": self._m114,
-            "SET_GCODE_OFFSET": self._offset, "SAVE_GCODE_STATE": self._save, "RESTORE_GCODE_STATE": self._restore,
+            "SET_GCODE_OFFSET": self._offset,
+            "SAVE_GCODE_STATE": self._save,
+            "RESTORE_GCODE_STATE": self._restore,
             "ACTIVATE_EXTRUDER": self._activate,
         }
 
@@ -65,11 +77,15 @@ class GcodeMove:
         """The object's fields; speed in mm/min."""
         modes = self.modes
         return {
-            "speed_factor": modes.speed_factor, "speed": modes.speed * 60.0, "extrude_factor": modes.extrude_factor,
-            "absolute_coordinates": modes.absolute, "absolute_extrude": modes.absolute_extrude,
+            "speed_factor": modes.speed_factor,
+            "speed": modes.speed * 60.0,
+            "extrude_factor": modes.extrude_factor,
+            "absolute_coordinates": modes.absolute,
+            "absolute_extrude": modes.absolute_extrude,
             "homing_origin": list(modes.homing_origin),
-            "position": list(modes.last), "gcode_position": self.gcode_position(), "axis_map": {"X": 0, "Y": 1, "Z": 2,
-            "E": 3},
+            "position": list(modes.last),
+            "gcode_position": self.gcode_position(),
+            "axis_map": {"X": 0, "Y": 1, "Z": 2, "E": 3},
         }
 
     async def _g1(self, command: Command) -> None:
@@ -197,6 +213,5 @@ class GcodeMove:
                 self.modes.absolute = absolute
             if absolute_extrude is not None:
                 self.modes.absolute_extrude = absolute_extrude
+
         return run
-
-

@@ -54,10 +54,17 @@ class VirtualPrinter:
     """
 
     def __init__(
-        self, data_path: Path, *, port: int = 0, time_factor: float = 1.0, extras: Sequence[str] = (),
+        self,
+        data_path: Path,
+        *,
+        port: int = 0,
+        time_factor: float = 1.0,
+        extras: Sequence[str] = (),
         on_error_gcode: str = "",
-        webcams: Sequence[Mapping[str, str]] = (), authorization: str = "trusted_clients: 127.0.0.1",
-        extra_config: str = "", say: Say = lambda _: None,
+        webcams: Sequence[Mapping[str, str]] = (),
+        authorization: str = "trusted_clients: 127.0.0.1",
+        extra_config: str = "",
+        say: Say = lambda _: None,
     ) -> None:
         self.data_path = data_path.expanduser().resolve()
         self.port = port
@@ -102,8 +109,16 @@ class VirtualPrinter:
         """Start the Klippy process; does not wait for Moonraker to see it."""
         options = [f"--extra={name}" for name in self._extras] + [f"--on-error-gcode={self._on_error_gcode}"]
         self._klippy = await self._spawn(
-            "klippy", sys.executable, "-m", "printago_moonraker.virtual.klippy", "--die-with-parent",
-            "--data-path", str(self.data_path), "--time-factor", str(self._time_factor), *options,
+            "klippy",
+            sys.executable,
+            "-m",
+            "printago_moonraker.virtual.klippy",
+            "--die-with-parent",
+            "--data-path",
+            str(self.data_path),
+            "--time-factor",
+            str(self._time_factor),
+            *options,
         )
 
     async def kill_klippy(self) -> None:
@@ -265,7 +280,11 @@ class VirtualPrinter:
             environment["PYTHONPATH"] = PACKAGE_ROOT  # from a checkout too; Moonraker must not see it
         with (self.data_path / "logs" / f"{log}.log").open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                *command,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
 
@@ -278,9 +297,7 @@ class VirtualPrinter:
         return " | ".join(lines) or "no log"
 
 
-async def run_virtual_printer(
-    data_path: Path, port: int, time_factor: float, say: Say = print
-) -> int:
+async def run_virtual_printer(data_path: Path, port: int, time_factor: float, say: Say = print) -> int:
     """Run until SIGINT or SIGTERM, and say what happens. Returns the exit code.
 
     Raises AgentError: one line on what is wrong and what to do.

@@ -19,21 +19,33 @@ def printer_settings(gcodes: Path, extras: frozenset[str], on_error_gcode: str =
     settings: dict[str, dict[str, Any]] = {
         "mcu": {"serial": "/tmp/virtual_mcu", "restart_method": "command", "max_stepper_error": 2.5e-05},  # noqa: S108 - a name in a report
         "printer": {
-            "kinematics": "cartesian", "max_velocity": 300.0, "max_accel": 3000.0, "max_z_velocity": 15.0,
+            "kinematics": "cartesian",
+            "max_velocity": 300.0,
+            "max_accel": 3000.0,
+            "max_z_velocity": 15.0,
             "max_z_accel": 100.0,
-            "minimum_cruise_ratio": 0.5, "square_corner_velocity": 5.0,
+            "minimum_cruise_ratio": 0.5,
+            "square_corner_velocity": 5.0,
         },
         **{f"stepper_{axis}": _stepper(axis) for axis in LIMITS},
         "extruder": _extruder(),
         "heater_bed": _heater(130.0) | {"max_power": 1.0},
         "verify_heater extruder": {"max_error": 120.0, "check_gain_time": 20.0, "hysteresis": 5.0, "heating_gain": 2.0},
-        "temperature_sensor chamber": {"sensor_type": "Generic 3950", "sensor_pin": "PF5", "min_temp": 0.0,
-        "max_temp": 100.0},
+        "temperature_sensor chamber": {
+            "sensor_type": "Generic 3950",
+            "sensor_pin": "PF5",
+            "min_temp": 0.0,
+            "max_temp": 100.0,
+        },
         "fan": {"pin": "PA8", "max_power": 1.0, "off_below": 0.0, "kick_start_time": 0.1},
         "heater_fan hotend_fan": {"pin": "PE5", "heater": ["extruder"], "heater_temp": 50.0, "fan_speed": 1.0},
         "output_pin caselight": {"pin": "PB5", "pwm": True, "value": 0.0, "shutdown_value": 0.0, "scale": 1.0},
-        "filament_switch_sensor runout": {"switch_pin": "PC15", "pause_on_runout": True, "event_delay": 3.0,
-        "pause_delay": 0.5},
+        "filament_switch_sensor runout": {
+            "switch_pin": "PC15",
+            "pause_on_runout": True,
+            "event_delay": 3.0,
+            "pause_delay": 0.5,
+        },
         "virtual_sdcard": {"path": str(gcodes), "on_error_gcode": on_error_gcode},
         "pause_resume": {"recover_velocity": 50.0},
         "display_status": {},
@@ -56,16 +68,24 @@ def as_config(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 def _heater(max_temp: float) -> dict[str, Any]:
     return {
-        "heater_pin": "PA2", "sensor_type": "Generic 3950", "sensor_pin": "PF4", "control": "pid", "min_temp": 0.0,
+        "heater_pin": "PA2",
+        "sensor_type": "Generic 3950",
+        "sensor_pin": "PF4",
+        "control": "pid",
+        "min_temp": 0.0,
         "max_temp": max_temp,
     }
 
 
 def _extruder() -> dict[str, Any]:
     return _heater(300.0) | {
-        "min_extrude_temp": 170.0, "nozzle_diameter": 0.4, "filament_diameter": 1.75,
+        "min_extrude_temp": 170.0,
+        "nozzle_diameter": 0.4,
+        "filament_diameter": 1.75,
         "max_extrude_only_distance": 100.0,
-        "max_extrude_only_velocity": 120.0, "max_extrude_cross_section": 0.64, "rotation_distance": 7.82,
+        "max_extrude_only_velocity": 120.0,
+        "max_extrude_cross_section": 0.64,
+        "rotation_distance": 7.82,
         "pressure_advance": 0.04,
         "pressure_advance_smooth_time": 0.04,
     }
@@ -74,8 +94,15 @@ def _extruder() -> dict[str, Any]:
 def _stepper(axis: str) -> dict[str, Any]:
     low, high = LIMITS[axis]
     return {
-        "step_pin": "PC2", "dir_pin": "PB9", "microsteps": 16, "rotation_distance": 40.0, "endstop_pin": "^PA5",
+        "step_pin": "PC2",
+        "dir_pin": "PB9",
+        "microsteps": 16,
+        "rotation_distance": 40.0,
+        "endstop_pin": "^PA5",
         "position_endstop": 0.0,
-        "position_min": low, "position_max": high, "homing_speed": HOMING_SPEED[axis], "homing_retract_dist": RETRACT,
+        "position_min": low,
+        "position_max": high,
+        "homing_speed": HOMING_SPEED[axis],
+        "homing_retract_dist": RETRACT,
         "second_homing_speed": HOMING_SPEED[axis] / 2,
     }

@@ -159,7 +159,7 @@ def test_a_copy_that_pip_made(tmp_path: Path, environment: Path) -> None:
     host = Host(tmp_path, "printer_data")
     host.borrow(environment)
     wheel(host.wheels, NAME, "0.0.1", "printago_moonraker/__init__.py", '__version__ = "0.0.1"\n')
-    pip = [host.environment / "bin/python", "-m", "pip", "install", "--quiet", NAME]
+    pip = [str(host.environment / "bin/python"), "-m", "pip", "install", "--quiet", NAME]
     subprocess.run(pip, env=host.environ(), check=True)
     host.installed("--non-interactive")
     assert host.agent("--version") != f"{NAME} 0.0.1\n"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+
 async def until(true: Callable[[], bool]) -> None:
     """Wait for something that nobody announces."""
     async with asyncio.timeout(5):

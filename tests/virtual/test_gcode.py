@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 from printago_moonraker.virtual.gcode import Command, KlipperError, parse
 
 
-@pytest.mark.parametrize(("line", "name", "params"), [
-    ("G1 X10 Y-2.5 F600", "G1", {"X": "10", "Y": "-2.5", "F": "600"}),
-    ("g1x10y5 ; comment", "G1", {"X": "10", "Y": "5"}),
-    ("N12 G28 X", "G28", {"X": ""}),
-    ("G1 Xabc", "G1", {"XABC": ""}),
-    ("SET_PIN PIN=caselight VALUE=1", "SET_PIN", {"PIN": "caselight", "VALUE": "1"}),
-    ("set_pin pin=caselight # why", "SET_PIN", {"PIN": "caselight"}),
-    ('SDCARD_PRINT_FILE FILENAME="a b;c#d.gcode"', "SDCARD_PRINT_FILE", {"FILENAME": "a b;c#d.gcode"}),
-    ("T0", "T0", {}),
-    ("PRINT_START", "PRINT_START", {}),
-])
+@pytest.mark.parametrize(
+    ("line", "name", "params"),
+    [
+        ("G1 X10 Y-2.5 F600", "G1", {"X": "10", "Y": "-2.5", "F": "600"}),
+        ("g1x10y5 ; comment", "G1", {"X": "10", "Y": "5"}),
+        ("N12 G28 X", "G28", {"X": ""}),
+        ("G1 Xabc", "G1", {"XABC": ""}),
+        ("SET_PIN PIN=caselight VALUE=1", "SET_PIN", {"PIN": "caselight", "VALUE": "1"}),
+        ("set_pin pin=caselight # why", "SET_PIN", {"PIN": "caselight"}),
+        ('SDCARD_PRINT_FILE FILENAME="a b;c#d.gcode"', "SDCARD_PRINT_FILE", {"FILENAME": "a b;c#d.gcode"}),
+        ("T0", "T0", {}),
+        ("PRINT_START", "PRINT_START", {}),
+    ],
+)
 def test_parse(line: str, name: str, params: dict[str, str]) -> None:
     """Letters for the traditional commands, assignments for the others."""
     command = parse(line)

@@ -55,13 +55,16 @@ async def test_wait_ends_with_a_shutdown_and_is_ok(printer: Printer) -> None:
     await waiting
 
 
-@pytest.mark.parametrize(("script", "text"), [
-    ("M104 S500", r"Requested temperature \(500.0\) out of range \(0.0:300.0\)"),
-    ("M140 S-1", r"Requested temperature \(-1.0\) out of range \(0.0:130.0\)"),
-    ("M104 T3 S200", "Extruder not configured"),
-    ("TEMPERATURE_WAIT SENSOR=nope MINIMUM=1", "Unknown sensor nope"),
-    ("TEMPERATURE_WAIT SENSOR=extruder", "missing MINIMUM or MAXIMUM"),
-])
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("M104 S500", r"Requested temperature \(500.0\) out of range \(0.0:300.0\)"),
+        ("M140 S-1", r"Requested temperature \(-1.0\) out of range \(0.0:130.0\)"),
+        ("M104 T3 S200", "Extruder not configured"),
+        ("TEMPERATURE_WAIT SENSOR=nope MINIMUM=1", "Unknown sensor nope"),
+        ("TEMPERATURE_WAIT SENSOR=extruder", "missing MINIMUM or MAXIMUM"),
+    ],
+)
 async def test_refused(printer: Printer, script: str, text: str) -> None:
     """What Klipper refuses is refused in its words."""
     with pytest.raises(KlipperError, match=text):

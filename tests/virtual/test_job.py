@@ -97,8 +97,10 @@ async def test_outputs(tmp_path: Path) -> None:
         await printer.gcode.run("SET_LED LED=case RED=1 WHITE=0.2")
         names = ("fan", "fan_generic filter", "output_pin caselight", "neopixel case")
         assert {name: printer.objects[name]() for name in names} == {
-            "fan": {"speed": 0.5, "rpm": None}, "fan_generic filter": {"speed": 0.3, "rpm": None},
-            "output_pin caselight": {"value": 0.5}, "neopixel case": {"color_data": [[1.0, 0.0, 0.0, 0.2]]},
+            "fan": {"speed": 0.5, "rpm": None},
+            "fan_generic filter": {"speed": 0.3, "rpm": None},
+            "output_pin caselight": {"value": 0.5},
+            "neopixel case": {"color_data": [[1.0, 0.0, 0.0, 0.2]]},
         }
         with pytest.raises(KlipperError, match=r"The value 'nope' is not valid for PIN. Options: 'caselight'"):
             await printer.gcode.run("SET_PIN PIN=nope VALUE=1")

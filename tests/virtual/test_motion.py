@@ -68,14 +68,17 @@ async def test_modes_offsets_and_states(printer: Printer) -> None:
         await printer.gcode.run("RESTORE_GCODE_STATE NAME=b")
 
 
-@pytest.mark.parametrize(("script", "text"), [
-    ("G1 E200 F300", r"Extrude only move too long \(200.000mm vs 100.000mm\)"),
-    ("G1 X1 E20 F300", "Move exceeds maximum extrusion"),
-    ("G1 X F300", "Unable to parse move 'G1 X F300'"),
-    ("G1 X5 F0", "Invalid speed in 'G1 X5 F0'"),
-    ("G1 Z-3", "Move out of range: 0.000 0.000 -3.000"),
-    ("ACTIVATE_EXTRUDER EXTRUDER=extruder7", "'extruder7' is not a valid extruder."),
-])
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("G1 E200 F300", r"Extrude only move too long \(200.000mm vs 100.000mm\)"),
+        ("G1 X1 E20 F300", "Move exceeds maximum extrusion"),
+        ("G1 X F300", "Unable to parse move 'G1 X F300'"),
+        ("G1 X5 F0", "Invalid speed in 'G1 X5 F0'"),
+        ("G1 Z-3", "Move out of range: 0.000 0.000 -3.000"),
+        ("ACTIVATE_EXTRUDER EXTRUDER=extruder7", "'extruder7' is not a valid extruder."),
+    ],
+)
 async def test_refused(printer: Printer, script: str, text: str) -> None:
     """What Klipper refuses is refused in its words, and the position stays the head's."""
     printer.world.temperatures["extruder"] = 200.0

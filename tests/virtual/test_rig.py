@@ -123,7 +123,11 @@ async def children(pid: int) -> list[int]:
 async def started(tmp_path: Path) -> tuple[asyncio.subprocess.Process, list[int]]:
     """A process that runs a virtual printer, and its two children."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, str(tmp_path), stdout=asyncio.subprocess.PIPE,
+        sys.executable,
+        "-c",
+        CHILD,
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": PACKAGE_ROOT},
     )
     assert process.stdout is not None

@@ -32,9 +32,11 @@ def prism(loop: Loop, bottom: float, top: float) -> list[Triangle]:
 
 def tube(outer: float, inner: float, height: float, sides: int) -> list[Triangle]:
     """A ring of `sides` flat sides; radii and height in mm."""
+
     def loop(radius: float) -> Loop:
         turns = [math.tau * i / sides for i in range(sides)]
         return [(radius * math.cos(turn), radius * math.sin(turn)) for turn in turns]
+
     big, small = loop(outer), loop(inner)
     triangles: list[Triangle] = []
     for i in range(sides):
@@ -73,10 +75,12 @@ def picture(size: int) -> bytes:
     """A PNG of `size` x `size`: the plate seen from above at an angle, of each part the farthest triangle first."""
     pixels = [bytearray(b"\x24\x2a\x33" * size) for _ in range(size)]
     scale = size / 52.0
+
     def seen(p: Point) -> Point:
         x, y = p[0] - 11.0, p[1]
         right, away = x * 0.87 + y * 0.5, y * 0.87 - x * 0.5
         return (size / 2 + right * scale, size * 0.55 - (away * 0.5 + p[2] * 1.4) * scale, away - p[2])
+
     for part in plate():
         for triangle in sorted(part, key=lambda t: -sum(seen(p)[2] for p in t)):
             paint(pixels, [seen(p) for p in triangle], shade(triangle), size)
