@@ -83,7 +83,7 @@ def _add_playing_commands(commands: Any) -> None:
     send.add_argument("--printer", metavar="NAME", help="which printer; needed when there are several")
     send.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=60.0,
         metavar="S",
         help="how long to wait for the answer (default: %(default)g)",
@@ -237,10 +237,18 @@ def _whole(text: str, low: int, high: int) -> int:
 
 
 def _factor(text: str) -> float:
+    return _number(text, 0.1, 1000)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.1, 86400)
+
+
+def _number(text: str, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.1 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.1 to 1000")
+    if not low <= value <= high:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
     return value

@@ -205,7 +205,7 @@ class Config:
         if found is not None:
             return replace(mqtt, username=found.store_id, password=found.api_key)
         if mqtt.host == PRINTAGO_BROKER and mqtt.cert_file is None:
-            raise NotPaired("this host is not paired with Printago")
+            raise NotPaired("this host is not paired with Printago: run printago-moonraker pair")
         return mqtt
 
     def __post_init__(self) -> None:

@@ -85,7 +85,7 @@ async def _config(given: Path | None) -> tuple[Config, str]:
 
 async def _disk(settings: Config) -> tuple[bool, str]:
     folder = settings.printago.data_path
-    there = next(each for each in (folder, *folder.parents) if each.exists())
+    there = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
     if not os.access(there, os.W_OK | os.X_OK):
         raise Failed(
             f"{there} cannot be written to",

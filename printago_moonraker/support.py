@@ -34,7 +34,7 @@ _PACKAGES: Final = ("aiohttp", "jsonschema", "paho-mqtt", "pillow", "websockets"
 
 # What may be a secret wherever it stands, also one that this process has never been told: an earlier key in an old log,
 # a password that somebody has put where none belongs.
-_WORD = r"[\w-]*(?:password|secret|token|api_?key)[\w-]*(?<!_file)(?<!_url)[\"']?\s*[:=]"
+_WORD = r"[\w-]*(?:password|secret|token|api[_-]?key)[\w-]*(?<!_file)(?<!_url)[\"']?\s*[:=]"
 _PATTERNS: Final = (
     (re.compile(rf"(?im)^(\s*{_WORD}).*$"), r"\1 ***"),
     (re.compile(rf"(?i)({_WORD}\s*[\"']?)[^\s\"',}}]+"), r"\1***"),
@@ -161,7 +161,7 @@ def _logs(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, log.FILES))]
-    return {f"logs/{each.name}": _read(each) for each in names if each.exists()}
+    return {f"logs/{each.name}": _read(each) for each in names if each == path or os.access(each, os.F_OK)}
 
 
 def _journal() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from printago_moonraker import errors
 from printago_moonraker.commands.registry import names
+from printago_moonraker.errors import CommandError
 from printago_moonraker.printago.envelope import ENVELOPE_TYPES, Dialect, make_topics
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +31,15 @@ def test_the_committed_file_is_up_to_date(maker: str, path: str) -> None:
 def test_every_command_is_shown() -> None:
     """Each command of the registry has an end-to-end test that says to show it, and no test shows what is none."""
     assert sorted(GENERATE["shown"]()) == names()
+
+
+def test_every_error_code_is_explained() -> None:
+    """The table of docs/protocol.md has the code of each error that a command may be answered with, and no other."""
+    page = (ROOT / "docs/protocol.md").read_text("utf-8")
+    table = page.partition("## Error codes")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, CommandError)]
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == {each.code for each in classes if each is not CommandError}
 
 
 @pytest.fixture(name="document", scope="module")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import shutil
 import time
 from collections import namedtuple
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from printago_moonraker import credentials, doctor, findings
+from printago_moonraker import config, credentials, doctor, findings
 from printago_moonraker.clock import Clock
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code, plain
@@ -161,6 +163,22 @@ async def test_a_full_disk(tmp_path: Path, moonraker: FakeMoonraker, monkeypatch
     async with account_broker(tmp_path) as broker:
         check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
     assert (check.name, check.saw.partition(" free")[0]) == ("disk", "0.0 GB of 10.0 GB")
+
+
+async def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data folder below one that this user may not look into is a finding, not a traceback."""
+
+    def access(path: Path, mode: int) -> bool:
+        return mode == os.F_OK and path == tmp_path
+
+    def denied(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    settings = config.load(write(tmp_path, "http://127.0.0.1:1", 1))
+    monkeypatch.setattr(os, "access", access)
+    monkeypatch.setattr(type(tmp_path), "exists", denied)
+    with pytest.raises(findings.Failed, match=f"{tmp_path} cannot be written to"):
+        await doctor._disk(settings)
 
 
 async def test_a_wrong_clock(tmp_path: Path, moonraker: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import tarfile
@@ -77,6 +78,18 @@ def test_logs_and_their_predecessors(file: Path, tmp_path: Path, monkeypatch: py
     assert max(map(len, logs.values())) <= 100
 
 
+def test_a_log_in_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that this user may not even look for is named, and costs nothing else."""
+    log_path = tmp_path / "printago.log"
+
+    def denied(self: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "exists", denied)
+    monkeypatch.setattr(type(tmp_path), "open", denied)
+    assert support._logs(log_path) == {"logs/printago.log": f"{log_path}: Permission denied\n"}
+
+
 def test_the_key_is_nowhere(file: Path, tmp_path: Path) -> None:
     """The pairing's key is taken out wherever a log has it, and so is what looks like one."""
     credentials.write(tmp_path / "data", Credentials("store-1", KEY))
@@ -97,6 +110,7 @@ def test_the_key_is_nowhere(file: Path, tmp_path: Path) -> None:
         ("https://pi:raspberry@cam.local/x", "https://***@cam.local/x"),
         ("GET https://s3.example/f.gcode?X-Amz-Signature=abc done", "GET https://s3.example/f.gcode?*** done"),
         ("Authorization: Bearer abcdef.ghijkl", "Authorization: Bearer ***"),
+        ("> X-Api-Key: 0123456789abcdef", "> X-Api-Key: ***"),
         ('{"api_key": "abc", "x": 1}', '{"api_key": *** "x": 1}'),
         ("moonraker_api_key_file: /home/pi/key", "moonraker_api_key_file: /home/pi/key"),
         ("token_url: https://a.example/token", "token_url: https://a.example/token"),

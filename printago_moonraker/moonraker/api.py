@@ -183,10 +183,6 @@ class Moonraker:
                 return None
             raise
 
-    async def files_list(self, root: str = "gcodes") -> list[JsonObject]:
-        """All files of a root with their path, size in bytes and time ("List available files")."""
-        return cast(list[JsonObject], await self._call("server.files.list", {"root": root}, 30.0))
-
     async def get_directory(self, path: str) -> Directory | None:
         """One folder, `path` with its root ("gcodes/Printago"); None when there is no such folder ("Get directory
         information").

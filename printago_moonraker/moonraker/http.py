@@ -34,6 +34,8 @@ _MOONRAKER: Final = web.Peer("Moonraker", UploadFailed)
 _NO_SUM: Final = "0" * 64  # the SHA-256 of nothing that anybody knows
 # Failures with not one new byte between them. A new byte starts the count again: a bad line, but a line.
 MAX_ATTEMPTS: Final = 5
+# Bytes that must come while the source is waited for so long (s): one that drips would hold up all later downloads.
+SLOWEST: Final = (64 * 1024, 120.0)
 # Moonraker reads the metadata of the whole file before it answers: 22 MB take 0.2 s, an SD card may be a hundred
 # times slower.
 ANSWER_TIMEOUT: Final = 120.0
@@ -74,6 +76,7 @@ class Download:
         self._transfer = Transfer(max_bytes, expected_size, expected_sha256)
         self._session: web.Session | None = None
         self._response: web.Response | None = None
+        self._came, self._waited = 0, 0.0  # bytes, s
 
     @property
     def total(self) -> int | None:
@@ -135,6 +138,17 @@ class Download:
         if self._backoff.failures >= MAX_ATTEMPTS:
             raise DownloadFailed(f"The download failed after {self.received} bytes: {broken}.") from broken
         await asyncio.sleep(wait)
+        self._waited += wait
+        self._pace(0)
+
+    def _pace(self, came: int) -> None:
+        """Count bytes; raises DownloadFailed when the source is too slow. The consumer's own time does not count."""
+        self._came += came
+        least, span = SLOWEST
+        if self._waited >= span:
+            if self._came < least:
+                raise DownloadFailed(f"The download was given up: {self._came} bytes came in {self._waited:.0f} s.")
+            self._came, self._waited = 0, 0.0
 
     def _disconnect(self) -> None:
         if self._response is not None:
@@ -144,11 +158,17 @@ class Download:
     async def _read(self, response: web.Response) -> bytes:
         """New bytes; b"" at the end of the file."""
         while not self._transfer.whole:
-            with _SOURCE.mapped():
-                chunk = await response.content.read(CHUNK)
+            begun = asyncio.get_running_loop().time()
+            try:
+                with _SOURCE.mapped():
+                    chunk = await response.content.read(CHUNK)
+            finally:
+                self._waited += asyncio.get_running_loop().time() - begun
             if not chunk:
                 self._transfer.end()
-            elif new := self._transfer.take(chunk):
+                continue
+            self._pace(len(chunk))
+            if new := self._transfer.take(chunk):
                 return new
         return b""
 

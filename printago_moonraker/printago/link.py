@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from printago_moonraker.errors import ConfigError, ConnectionLost, LinkError, LoginRefused, NotPaired
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
 from printago_moonraker.printago.pairing import advice
-from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, Destinations, Letter
+from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, PICTURE, Destinations, Letter
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ BACKLOG = 5.0  # seconds at the beginning of a session in which what the broker 
 GOODBYE = 2.0  # seconds that stopping may take
 
 STORED = frozenset({"event", "success", "error", "response"})
+LARGE = 64 * 1024  # bytes; of answers only a picture is: it can be asked for again, what it would push out cannot
 ENDS_OF_PRINTS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 CONNECTED, DISCONNECTED = b"connected", b"disconnected"
 
@@ -130,7 +131,7 @@ class Link:
                 self._volatile.popleft()
             self._drain()
             return None
-        rank = ANSWER if command is not None else END_OF_PRINT if data.get("event") in ENDS_OF_PRINTS else NEWS
+        rank = _rank(data, payload, answers=command is not None)
         self._storing += 1
         stored = self._store.put(Letter(destinations, payload, rank, at.timestamp()), also)
         stored.add_done_callback(partial(self._stored, destinations, payload))
@@ -167,7 +168,7 @@ class Link:
         try:
             yield
         except (NotPaired, LoginRefused, ConfigError) as error:
-            complaint = type(error)(f"{error}. {advice(error)}".rstrip("."))
+            complaint = type(error)(f"{str(error).rstrip('.')}. {advice(error)}".rstrip(". "))
             if backoff.failures and str(error) != self._told:
                 logger.warning("%s: %s", self._name, complaint)
             self._told = str(error)
@@ -351,6 +352,12 @@ class Link:
         if error is not None:  # sending it again would be refused again, and hold up what is behind it
             logger.warning("%s: an envelope is dropped: %s", self._name, error)
         return True
+
+
+def _rank(data: Any, payload: bytes, *, answers: bool) -> int:
+    if answers:
+        return ANSWER if len(payload) < LARGE else PICTURE
+    return END_OF_PRINT if data.get("event") in ENDS_OF_PRINTS else NEWS
 
 
 def _response_topic(reply_to: Message | Destinations | None) -> Destinations:

@@ -31,7 +31,7 @@ PLAUSIBLE = 1_790_000_000.0  # unix time; an older row was written before the ho
 REDELIVERED = 60.0  # seconds in which the same bytes, marked by the broker as sent again, are the same command
 HOUSEKEEPING = 64  # pieces of work between two looks at the limits
 
-NEWS, ANSWER, END_OF_PRINT = range(3)  # what goes first when there is no more room, and what goes last
+PICTURE, NEWS, ANSWER, END_OF_PRINT = range(-1, 3)  # what goes first when there is no more room, and what goes last
 
 _MIGRATIONS = (
     """
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Letter:
-    """An envelope on its way out. `at` is unix time, `rank` one of NEWS, ANSWER, END_OF_PRINT."""
+    """An envelope on its way out. `at` is unix time, `rank` one of PICTURE, NEWS, ANSWER, END_OF_PRINT."""
 
     destinations: Destinations
     payload: bytes
@@ -294,7 +294,7 @@ class PrinterStore:
 
     def _make_room(self, connection: sqlite3.Connection, since: float, until: float) -> None:
         limits, key = self._limits, (self._printer,)
-        old = "DELETE FROM outbox WHERE printer = ? AND rank = ? AND at > ? AND at < ?"
+        old = "DELETE FROM outbox WHERE printer = ? AND rank <= ? AND at > ? AND at < ?"
         dropped = connection.execute(old, (self._printer, NEWS, since, until)).rowcount
         room = "SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE printer = ?"
         rows, size = connection.execute(room, key).fetchone()

@@ -7,7 +7,6 @@ unnamed temporary file that goes with its last reader, also after a crash.
 from __future__ import annotations
 
 import asyncio
-import lzma
 import re
 import shutil
 import struct
@@ -15,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from contextlib import asynccontextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from printago_moonraker.errors import DownloadFailed, DownloadTooLarge, FileNotFound, NoSpace
 from printago_moonraker.log import printable
@@ -28,11 +27,14 @@ MAGIC = b"PK\x03\x04"
 _PLATE = re.compile(r"Metadata/plate_(\d+)\.gcode")
 # What zipfile lets out, depending on which byte is wrong; RuntimeError is a password.
 _UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     ValueError, OverflowError, OSError,
 )  # fmt: skip
 _CHUNK = 256 * 1024
 _SPARE = 0.05  # of the disk stays free
+_MAX_CONTENTS = 1024 * 1024  # bytes: the table of contents is read as a whole; a sliced project has some dozens of rows
+# What zipfile unpacks piece by piece; of bzip2 and LZMA it takes whatever a piece expands to, which has no bound.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @asynccontextmanager
@@ -53,8 +55,10 @@ async def plate_gcode(file: IO[bytes], plate: int, max_bytes: int) -> AsyncGener
     to anything).
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with await asyncio.to_thread(zipfile.ZipFile, cast("IO[bytes]", _Pieces(file))) as archive:
             member = _find(archive, plate)
+            if member.compress_type not in _METHODS:
+                raise DownloadFailed("The 3MF archive is not packed in the way of 3MF: stored or deflated.")
             if member.file_size > max_bytes:
                 raise DownloadTooLarge(f"The plate's G-code has {member.file_size} bytes; {max_bytes} are allowed.")
             with archive.open(member) as gcode:
@@ -62,6 +66,19 @@ async def plate_gcode(file: IO[bytes], plate: int, max_bytes: int) -> AsyncGener
                     yield piece
     except _UNREADABLE as error:
         raise DownloadFailed(f"The 3MF archive cannot be read: {printable(str(error))}.") from None
+
+
+class _Pieces:
+    """A file for zipfile, of which nobody gets more at once than is good for the memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_CONTENTS:
+            raise zipfile.BadZipFile("its table of contents is too long")
+        return self._file.read(_MAX_CONTENTS if size < 0 else size)
 
 
 def _find(archive: zipfile.ZipFile, plate: int) -> zipfile.ZipInfo:

@@ -67,7 +67,7 @@ class Jobs:
                 folder, plate = self._settings.folder, parameters.get("plate") or 1
                 return f"{folder}/{names.download_name(url, file_name, folder, plate)}"
             return self.path_of(file_name) if file_name else None
-        except (errors.ForbiddenPath, ValueError):
+        except (errors.ForbiddenPath, errors.ForbiddenUrl):
             return None
 
     async def fetch(self, parameters: Mapping[str, Any]) -> Fetched:
@@ -233,7 +233,10 @@ class Jobs:
         for file in files[self._settings.max_printago_files :]:
             path = f"{self._settings.folder}/{file['filename']}"
             if path != keep and not self._printer.is_printing(path):
-                await self._printer.api.delete_file(f"gcodes/{path}")
+                try:
+                    await self._printer.api.delete_file(f"gcodes/{path}")
+                except RpcError as error:  # loaded, or another user's: no reason to keep the others
+                    logger.info("%s: %s stays: %s", self._printer.config.name, printable(path), error)
 
     async def _exists(self, path: str) -> bool:
         """A file without metadata (none could be read out of it) is a file all the same."""

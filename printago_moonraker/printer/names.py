@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from printago_moonraker.errors import ForbiddenPath
+from printago_moonraker.errors import ForbiddenPath, ForbiddenUrl
 from printago_moonraker.log import printable
 
 GCODE_ENDINGS = (".gcode", ".gco", ".g")  # what Klipper's virtual_sdcard prints
@@ -34,13 +34,9 @@ def in_folder(file_name: str, folder: str) -> str:
 
 def download_name(url: str, file_name: str | None, folder: str, plate: int = 1) -> str:
     """What a download is called: `file_name`, else the last part of the URL's path; a 3MF's plate becomes a G-code
-    file. Raises ForbiddenPath.
+    file. Raises ForbiddenPath, ForbiddenUrl.
     """
-    name = (
-        file_name.removeprefix(folder + "/")
-        if file_name
-        else unquote(urlsplit(url).path.rpartition("/")[2], errors="replace")
-    )
+    name = file_name.removeprefix(folder + "/") if file_name else _last_part(url)
     if not name:
         raise ForbiddenPath("The URL ends without a file name; give file_name.")
     checked(name)
@@ -49,9 +45,16 @@ def download_name(url: str, file_name: str | None, folder: str, plate: int = 1) 
         if plate != 1:
             stem = name.removesuffix(".gcode")
             name = f"{stem}_plate_{plate}.gcode"
-    if not name.lower().endswith(GCODE_ENDINGS):
+    if not name.endswith(GCODE_ENDINGS):  # Klipper does not print a .GCODE
         name += ".gcode"
     return checked(name)
+
+
+def _last_part(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path.rpartition("/")[2], errors="replace")
+    except ValueError:
+        raise ForbiddenUrl("The URL cannot be read.") from None
 
 
 def is_archive(name: str) -> bool:

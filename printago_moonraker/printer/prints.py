@@ -230,9 +230,15 @@ class PrintTracker:
         return Print(filename)
 
     def _halted(self, state: PrinterState) -> list[Transition]:
+        """Klipper has stopped, and with it the print; unless that had ended by itself within the same tick."""
+        if state.klippy is KlippyState.SHUTDOWN and state.get("webhooks", "state", "") != KlippyState.SHUTDOWN:
+            return []  # Klipper itself was asked; its status, with the job's last state, comes with the next tick
         self._gap = False
         if self.current is None:
             return []
+        same = state.filename.lower() == self.current.filename.lower()
+        if state.klippy is KlippyState.SHUTDOWN and same and state.job in (JobState.COMPLETE, JobState.CANCELLED):
+            return [self._ended(state, None)]
         return [self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")]
 
     def _ended(self, state: PrinterState, now: float | None) -> Transition:

@@ -1,6 +1,6 @@
 """A print job: virtual_sdcard runs the file, print_stats keeps its account, pause_resume stops and goes on.
 
-The order of what is said and done here is what `tests/e2e/test_virtual_printer.py` compares with a real Klipper.
+The order of what is said and done here is what `tests/e2e/virtual_printer/` compares with a real Klipper.
 """
 
 from __future__ import annotations

@@ -19,25 +19,6 @@ STATUS = {"type": "printer_control", "action": "get_status", "parameters": {}}
 BED = {"type": "temperature_control", "action": "set_bed", "parameters": {"temperature": 50}}
 URL = "http://127.0.0.1:9/a.gcode"
 
-# Every command that needs Klipper, with parameters that would do.
-NEEDS_KLIPPER: list[tuple[str, dict[str, Any]]] = [
-    ("printer_control.start_print", {"file_name": "a.gcode"}),
-    ("printer_control.start_print_bbl", {"url": URL}),
-    ("printer_control.pause_print", {}),
-    ("printer_control.resume_print", {}),
-    ("printer_control.stop_print", {}),
-    ("temperature_control.set_hotend", {"temperature": 200}),
-    ("temperature_control.set_bed", {"temperature": 60}),
-    ("movement_control.jog", {"axes": {"x": 1}}),
-    ("movement_control.extrude", {"amount": 1}),
-    ("movement_control.home", {}),
-]
-RESTARTS: list[tuple[str, dict[str, Any]]] = [
-    ("printer_control.restart", {}),
-    ("printer_control.firmware_restart", {}),
-    ("printer_control.emergency_stop", {}),
-]
-
 
 def command(base: dict[str, Any] = BED, **members: Any) -> bytes:
     return json.dumps({**base, **members}).encode()
@@ -45,9 +26,6 @@ def command(base: dict[str, Any] = BED, **members: Any) -> bytes:
 
 def heating(**parameters: Any) -> bytes:
     return command({**BED, "action": "set_hotend"}, parameters=parameters)
-
-
-# -------------------------------------------------------------------------------------- what can be said of the bytes
 
 
 @pytest.mark.parametrize(
@@ -157,9 +135,6 @@ async def test_more_commands_than_can_wait(farm: Farm) -> None:
     assert len([line for line in await farm.received() if line.startswith("SET_HEATER")]) == 65
 
 
-# ------------------------------------------------------------------------------------------- what the printer forbids
-
-
 @pytest.mark.parametrize(
     ("name", "parameters", "code", "sentence"),
     [
@@ -249,9 +224,6 @@ async def test_in_the_way_of_a_print(farm: Farm) -> None:
     assert (await farm.status())["current_job"]["file"]["name"] == "busy.gcode"
 
 
-# ---------------------------------------------------------------------------------------------------------- downloads
-
-
 BODY = moves(2000).encode()
 
 
@@ -304,166 +276,3 @@ async def test_urls_that_are_not_opened(farm: Farm, url: str) -> None:
         sentence = await farm.refused("forbidden_url", name, url=url, file_name="a.gcode")
         assert "secret" not in sentence
     assert await farm.received() == []
-
-
-# ---------------------------------------------------------------------------------------------------- Klipper is down
-
-
-async def test_klippy_is_gone(farm: Farm) -> None:
-    """While Klipper is not running, whatever needs it is refused as offline, at once."""
-    await farm.printer.kill_klippy()
-    await farm.event("Disconnected")
-    for name, parameters in [*NEEDS_KLIPPER, *RESTARTS]:
-        async with asyncio.timeout(5):
-            assert "Klipp" in await farm.refused("printer_offline", name, **parameters)
-    status = await farm.status()
-    assert (status["printer_state_id"], status["temperatures"]) == ("OFFLINE", {})
-    assert not any(status["klipper"]["can"].values())
-    await farm.printer.restart_klippy()
-    await farm.event("Connected")
-    assert await farm.received() == []
-
-
-async def test_klippy_starts_up_and_fails(farm: Farm) -> None:
-    """While Klipper starts, and when it could not, whatever needs it is refused as not ready, with Klipper's reason."""
-    await farm.printer.control("mcu_absent", absent=True)
-    await farm.printer.moonraker("printer.firmware_restart")
-    await farm.status_until(lambda s: s["klipper"]["state"] == "startup")
-    for name, parameters in NEEDS_KLIPPER:
-        assert "startup" in await farm.refused("printer_not_ready", name, **parameters)
-    assert (await farm.status())["printer_state_id"] == "CONNECTING"
-    await farm.printer.control("mcu_absent", absent=False)
-    await farm.status_until(lambda s: s["printer_state_id"] == "OPERATIONAL")
-
-    await farm.printer.control("config_error", text="Section 'bogus' is not a valid config section")
-    assert "bogus" in await farm.refused("printer_not_ready", "printer_control.restart")
-    for name, parameters in NEEDS_KLIPPER:
-        assert "bogus" in await farm.refused("printer_not_ready", name, **parameters)
-    assert (await farm.status())["printer_state_id"] == "CLOSED_WITH_ERROR"
-    await farm.printer.control("config_error", text=None)
-    await farm.done("printer_control.restart")
-    assert set(await farm.received()) == {"FIRMWARE_RESTART", "RESTART"}
-
-
-async def test_klippy_is_shut_down(farm: Farm) -> None:
-    """In a shutdown, whatever needs Klipper is refused as not ready, with the reason of the shutdown."""
-    await farm.printer.control("shutdown", reason="Lost communication with MCU 'mcu'")
-    await farm.event("Error")
-    for name, parameters in NEEDS_KLIPPER:
-        assert "Lost communication" in await farm.refused("printer_not_ready", name, **parameters)
-    assert (await farm.status())["printer_state_id"] == "ERROR"
-    assert await farm.received() == []
-
-
-async def test_moonraker_is_gone(farm: Farm) -> None:
-    """While Moonraker is not reachable, whatever needs it is refused as offline, downloads too."""
-    await farm.printer.stop_moonraker()
-    await farm.event("Disconnected")
-    download = ("printer_control.download_gcode", {"url": URL})
-    for name, parameters in [*NEEDS_KLIPPER, *RESTARTS, download]:
-        assert "Moonraker" in await farm.refused("printer_offline", name, **parameters)
-    assert (await farm.status())["printer_state_string"] == "Offline: Moonraker is not reachable"
-    await farm.printer.start_moonraker()
-    await farm.event("Connected")
-    assert await farm.received() == []
-
-
-async def test_what_the_owner_has_switched_off(farm: Farm) -> None:
-    """With allow_motion and allow_heating off nothing moves and nothing heats, and the sentence names the option."""
-    await farm.end_agent()
-    await farm.start_agent("[commands]\nallow_motion: off\nallow_heating: off\n")
-    for name, parameters in NEEDS_KLIPPER:
-        if name.startswith("movement"):
-            assert "allow_motion" in await farm.refused("forbidden", name, **parameters)
-        elif name.startswith("temperature"):
-            assert "allow_heating" in await farm.refused("forbidden", name, **parameters)
-    can = (await farm.status())["klipper"]["can"]
-    assert not any(can[what] for what in ("move", "extrude", "home"))
-    assert await farm.received() == []
-
-
-# ------------------------------------------------------------------------------------------------------- never inject
-
-
-HOSTILE = [
-    "1\nM112",
-    "1;M112",
-    "1 M112",
-    '1"\nM112\n"',
-    "{1}",
-    "0x10",
-    "１",
-    "$(id)",
-    "1\r\nM112",
-    "1\x00",
-    "NaN",
-    "1e400",
-    "",
-]
-REFUSALS = {"invalid_parameters", "forbidden_path", "forbidden_url", "file_not_found", "not_supported"}
-TARGETS: list[tuple[str, str]] = [
-    ("temperature_control.set_hotend", '{"temperature": %s}'),
-    ("temperature_control.set_hotend", '{"temperature": 200, "tool": %s}'),
-    ("temperature_control.set_bed", '{"temperature": %s}'),
-    ("temperature_control.set_chamber", '{"temperature": %s}'),
-    ("movement_control.jog", '{"axes": {"x": %s}}'),
-    ("movement_control.jog", '{"axes": {"x": 1}, "speed": %s}'),
-    ("movement_control.jog", '{"axes": {"x": 1}, "relative": %s}'),
-    ("movement_control.jog", '{"axes": {%s: 1}}'),
-    ("movement_control.extrude", '{"amount": %s}'),
-    ("movement_control.extrude", '{"amount": 1, "speed": %s}'),
-    ("movement_control.extrude", '{"amount": 1, "tool": %s}'),
-    ("movement_control.home", '{"axes": %s}'),
-    ("movement_control.home", '{"axes": [%s]}'),
-    ("printer_control.start_print", '{"file_name": %s}'),
-    ("printer_control.download_gcode", '{"url": %s}'),
-    ("printer_control.download_gcode", '{"url": "http://127.0.0.1:9/a.gcode", "sha256": %s}'),
-    ("printer_control.start_print_bbl", '{"url": "http://127.0.0.1:9/a.gcode", "plate": %s}'),
-]
-
-
-async def test_hostile_text_never_becomes_gcode(farm: Farm) -> None:
-    """A text that would be G-code, in whichever parameter, is refused, and Klipper hears of none of it."""
-    await farm.warm()
-    for name, template in TARGETS:
-        for text in HOSTILE:
-            if (name, text) == ("movement_control.home", ""):
-                continue  # no axis named: all of them
-            parameters = json.loads(template % json.dumps(text))
-            answer = await farm.do(name, **parameters)
-            assert answer["type"] == "error", (name, parameters, answer)
-            assert answer["data"]["code"] in REFUSALS, (name, parameters, answer)
-    assert await farm.received() == []
-    assert (await farm.printer.control("counters"))["emergency_stops"] == 0
-
-
-ALLOWED = [
-    r"SAVE_GCODE_STATE NAME=printago",
-    r"RESTORE_GCODE_STATE NAME=printago",
-    r"G9[01]|M83|M400",
-    r"G1( [XYZE]-?\d+(\.\d{1,4})?)+ F\d+(\.\d{1,4})?",
-    r"G28( [XYZ])*",
-    r"SET_HEATER_TEMPERATURE HEATER=(extruder|heater_bed) TARGET=\d+(\.\d{1,4})?",
-    r'SDCARD_PRINT_FILE FILENAME="Printago/[^\n]*"',
-]
-
-
-async def test_only_known_forms_reach_klipper(farm: Farm) -> None:
-    """Whatever numbers and texts come with commands that are carried out, the G-code is of a few known forms."""
-    await farm.warm()
-    for number in (0.00001, "1.23456789", "+2", ".5", "1.", 1e-300, "-0.25"):
-        await farm.done("movement_control.jog", axes={"x": number, "z": number}, tags=["\nM112", "M112"])
-        await farm.done("movement_control.extrude", amount=number, speed="100.00001")
-    for number in (200.00005, "0050", 0.1):
-        await farm.do("temperature_control.set_bed", temperature=number)
-    await farm.done("movement_control.home", axes="X, y")
-    names = ['q"M112".gcode', "s;M112.gcode", "h#M112 *7.gcode", "b'M112'.gcode", "ü €.gcode"]
-    for name in names:
-        await farm.store(name, "M117 printed\n")
-        await farm.do("printer_control.start_print", file_name=name)
-    lines = [line for line in await farm.received() if line != "M117 printed"]
-    strange = [line for line in lines if not any(re.fullmatch(form, line) for form in ALLOWED)]
-    assert strange == []
-    assert len([line for line in lines if line.startswith("G1 ")]) == 14
-    assert (await farm.printer.control("counters"))["emergency_stops"] == 0
-    assert (await farm.status())["printer_state_id"] == "OPERATIONAL"

@@ -147,7 +147,7 @@ main() {
     step "a hanging agent is killed and started again"
     inside sh -c 'mkdir -p /run/systemd/system/printago-moonraker.service.d && cd /run/systemd/system/printago-moonraker.service.d &&
         printf "[Service]\nWatchdogSec=2\n" >watchdog.conf && systemctl daemon-reload && systemctl restart printago-moonraker'
-    inside kill -STOP "$(property MainPID)"
+    inside systemctl kill --signal=STOP printago-moonraker
     eventually 30 restarted
 
     step "a broken configuration is not tried again"

@@ -149,7 +149,6 @@ async def test_orders(moonraker: Moonraker, fake: FakeMoonraker, call: Any, meth
     ("call", "method", "answer", "expected"),
     [
         (lambda m: m.objects_list(), "printer.objects.list", {"objects": ["gcode", "fan"]}, ["gcode", "fan"]),
-        (lambda m: m.files_list(), "server.files.list", [{"path": "a.gcode"}], [{"path": "a.gcode"}]),
         (lambda m: m.webcams_list(), "server.webcams.list", {"webcams": [{"name": "c"}]}, [{"name": "c"}]),
         (lambda m: m.history_list(3, 5.0), "server.history.list", {"jobs": [{"job_id": "1"}]}, [{"job_id": "1"}]),
         (lambda m: m.proc_stats(), "machine.proc_stats", {"cpu_temp": 45.0}, {"cpu_temp": 45.0}),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from printago_moonraker import supervise
+from printago_moonraker.backoff import Backoff
 from printago_moonraker.printago.mqtt import Endpoint
 from tests.fakes.mosquitto import Mosquitto, mosquitto
 
@@ -28,3 +30,9 @@ def endpoint(broker: Mosquitto) -> Callable[..., Endpoint]:
         return Endpoint("127.0.0.1", broker.port, client_id, tls=False, **options)
 
     return make
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off without the long waits."""
+    monkeypatch.setattr(supervise, "Backoff", lambda: Backoff(base=0.05, cap=0.1, floor=0.05))

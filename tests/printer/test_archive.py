@@ -65,6 +65,29 @@ async def test_an_archive_that_unpacks_to_too_much_is_refused() -> None:
     assert await read(io.BytesIO(archived(plate_1=GCODE)), 1, len(GCODE)) == GCODE
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+async def test_what_unpacks_without_a_bound_is_refused(method: int) -> None:
+    """A few hundred bytes of bzip2 or LZMA would become gigabytes in one piece; 3MF does not use them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        file.writestr("Metadata/plate_1.gcode", GCODE)
+    with pytest.raises(errors.DownloadFailed, match="stored or deflated"):
+        await read(buffer)
+
+
+async def test_a_table_of_contents_has_a_bound() -> None:
+    """It is read as a whole, and would otherwise be as large in memory as a download may be."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for number in range(20):
+            padding = zipfile.ZipInfo(f"{number}")
+            padding.comment = b" " * 60_000
+            file.writestr(padding, b"")
+        file.writestr("Metadata/plate_1.gcode", GCODE)
+    with pytest.raises(errors.DownloadFailed, match="table of contents"):
+        await read(buffer)
+
+
 async def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 % of the disk stay free."""
     usage = type(shutil.disk_usage(tmp_path))

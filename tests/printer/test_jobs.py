@@ -148,6 +148,15 @@ async def test_what_fails_after_the_transfer_is_no_failure_of_it(tmp_path: Path,
         assert (await download(it, Reply(200, CONTENT)))[0] == "success"
 
 
+async def test_a_file_that_cannot_be_deleted_keeps_no_other(tmp_path: Path) -> None:
+    """The folder stays small, whatever one of its files is to Moonraker."""
+    async with bench(tmp_path) as it:
+        it.moonraker.answers["server.files.get_directory"] = directory("1.gcode", "2.gcode", "3.gcode", "4.gcode")
+        it.moonraker.answers["server.files.delete_file"] = Refusal(403, "File currently in use")
+        assert (await download(it, Reply(200, CONTENT)))[0] == "success"
+        assert [each["path"][-7:] for each in it.requests("server.files.delete_file")] == ["3.gcode", "4.gcode"]
+
+
 async def test_a_plate_of_an_archive(tmp_path: Path) -> None:
     """What is uploaded is the G-code, under the name that the archive had."""
     buffer = io.BytesIO()

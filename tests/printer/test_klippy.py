@@ -78,7 +78,9 @@ async def test_a_klipper_that_goes_away_between_two_calls(tmp_path: Path) -> Non
 
 
 async def test_a_shutdown_is_known_at_once_with_its_reason(tmp_path: Path) -> None:
-    """The G-code response comes a tick before the status, and tells no reason: Klipper is asked for it."""
+    """The G-code response comes a tick before the status, and tells no reason: Klipper is asked for it. How the print
+    ended, the status says.
+    """
     async with bench(tmp_path) as it:
         await it.push(**printing())
         it.moonraker.answers["printer.objects.subscribe"] = SILENT  # it is answered on the tick, which is too late
@@ -86,6 +88,8 @@ async def test_a_shutdown_is_known_at_once_with_its_reason(tmp_path: Path) -> No
         it.status["webhooks"] = {"state": "shutdown", "state_message": "Shutdown due to webhooks request\nOnce"}
         await it.moonraker.notify("notify_gcode_response", "// Klipper state: Shutdown")
         await it.until(lambda: it.printer.state.klippy is KlippyState.SHUTDOWN and it.printer.state.klippy_message)
+        assert len(it.transitions) == 1
+        await it.push(webhooks=it.status["webhooks"])
         await it.until(lambda: len(it.transitions) == 2)
         assert it.transitions[-1].reason == "Shutdown due to webhooks request"
         assert it.printer.state.number("extruder", "temperature") is not None, "the status goes on in a shutdown"

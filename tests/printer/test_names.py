@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from printago_moonraker.errors import ForbiddenPath
+from printago_moonraker.errors import ForbiddenPath, ForbiddenUrl
 from printago_moonraker.printer import names
 
 PARTS = st.one_of(st.text(max_size=20), st.sampled_from(["..", ".", "/", "\\", "Printago/", "a.gcode", "%2e%2e", "\0"]))
@@ -42,13 +42,19 @@ def test_no_name_is_a_path(name: str) -> None:
 @given(TEXT, st.one_of(st.none(), TEXT), st.integers(1, 40))
 def test_no_download_leaves_the_folder(path: str, file_name: str | None, plate: int) -> None:
     """Neither the URL's path nor `file_name` can name anything but a printable file in the folder."""
-    url = f"https://example.com/{path}".split("?")[0].replace("[", "").replace("]", "")
+    url = f"https://example.com/{path}".split("?")[0]
     try:
         name = names.download_name(url, file_name, "Printago", plate)
     except ForbiddenPath:
         return
     assert_inside(f"Printago/{name}")
-    assert name.lower().endswith(names.GCODE_ENDINGS)
+    assert name.endswith(names.GCODE_ENDINGS)
+
+
+def test_a_url_that_cannot_be_read() -> None:
+    """It is refused, and its code says that it is the URL."""
+    with pytest.raises(ForbiddenUrl):
+        names.download_name("https://[a/a.gcode", None, "Printago")
 
 
 @pytest.mark.parametrize(
@@ -57,8 +63,9 @@ def test_no_download_leaves_the_folder(path: str, file_name: str | None, plate: 
         ("https://x/files/Squiggle%20P.gcode?st=1&dl=1", None, 1, "Squiggle P.gcode"),
         ("https://x/files/a1b2", None, 1, "a1b2.gcode"),
         ("https://x/files/a1b2", "Benchy.gcode", 1, "Benchy.gcode"),
+        ("https://x/files/a1b2", "BENCHY.GCODE", 1, "BENCHY.GCODE.gcode"),
         ("https://x/files/a1b2", "Printago/Benchy.gcode", 1, "Benchy.gcode"),
-        ("https://x/files/a1b2", "Benchy.GCO", 1, "Benchy.GCO"),
+        ("https://x/files/a1b2", "Benchy.gco", 1, "Benchy.gco"),
         ("https://x/files/a1b2", "notes.txt", 1, "notes.txt.gcode"),
         ("https://x/files/a.gcode.3mf", None, 1, "a.gcode"),
         ("https://x/files/a.3mf", None, 1, "a.gcode"),
