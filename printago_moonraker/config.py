@@ -122,6 +122,9 @@ class PrinterConfig:
     moonraker_url: str = option(
         "http://127.0.0.1:7125", parse.url, "Where Moonraker is; a path prefix may follow the port."
     )
+    moonraker_ca_file: Path | None = option(
+        None, parse.existing_file, "Certificates to trust for an https moonraker_url, instead of the system's."
+    )
     moonraker_api_key_file: Path | None = option(
         None, parse.existing_file, "A file with the key, where this host is not trusted."
     )

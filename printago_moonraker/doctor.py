@@ -120,7 +120,9 @@ async def _printer(report: Report, printer: PrinterConfig) -> None:
 async def _api(printer: PrinterConfig) -> AsyncIterator[Moonraker]:
     """A connection beside the agent's: it does not identify itself, because the name is the agent's."""
     key = printer.moonraker_api_key
-    async with connect(printer.moonraker_url, api_key=key, on_notification=lambda *_: None) as connection:
+    async with connect(
+        printer.moonraker_url, api_key=key, on_notification=lambda *_: None, ca_file=printer.moonraker_ca_file
+    ) as connection:
         yield Moonraker(connection)
 
 

@@ -133,6 +133,7 @@ async def _show(config: Config, script: str) -> None:
                     api_key=printer.moonraker_api_key,
                     on_notification=lambda *_: None,
                     open_timeout=PROMPT_TIMEOUT,
+                    ca_file=printer.moonraker_ca_file,
                 ) as connection,
             ):
                 await Moonraker(connection).gcode_script(script, PROMPT_TIMEOUT)

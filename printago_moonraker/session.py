@@ -208,7 +208,12 @@ class Session:
         """One connection to Moonraker, from its opening to its end."""
         config, printer = self._config, self.printer
         key = config.moonraker_api_key
-        async with connect(config.moonraker_url, api_key=key, on_notification=self._on_notification) as connection:
+        async with connect(
+            config.moonraker_url,
+            api_key=key,
+            on_notification=self._on_notification,
+            ca_file=config.moonraker_ca_file,
+        ) as connection:
             api = Moonraker(connection)
             await api.identify(__version__, key, client_name=config.client_name)
             printer.versions["moonraker"] = (await api.server_info()).moonraker_version
@@ -268,7 +273,9 @@ class Session:
         self._reporter.mark()
 
     def _on_gcode_response(self, text: str) -> None:
-        if text.startswith("// Klipper state: Shutdown"):
+        if text == "Done printing file":
+            self.printer.prints.file_done()
+        elif text.startswith("// Klipper state: Shutdown"):
             self._on_klippy(KlippyWatch.shutdown)
         elif text.startswith("!!"):
             message = printable(text.removeprefix("!!"))
@@ -361,7 +368,9 @@ class Session:
         if wanted is None or wanted == self._thumbnail:
             return
         self._thumbnail, config = wanted, self._config
-        image = await thumbnails.fetch(config.moonraker_url, wanted, api_key=config.moonraker_api_key)
+        image = await thumbnails.fetch(
+            config.moonraker_url, wanted, api_key=config.moonraker_api_key, ca_file=config.moonraker_ca_file
+        )
         if self._thumbnail is wanted:  # the file is still the same
             printer.thumbnail = image
             printer.changed()

@@ -25,12 +25,13 @@ _serial = count()
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done, begun before `deadline` on the monotonic clock."""
+    """What is to be done: it came at `received` and is to be begun before `deadline`, both on the monotonic clock."""
 
     entry: Command
     parameters: dict[str, Any]
     deadline: float
     tags: str
+    received: float
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ def read(message: Message, context: Context, clock: Clock) -> Order:
         # Being retained is a fault of this delivery, not of the command.
         key = f"id:{echo['id']}" if "id" in echo and not message.retain else None
         return Order(message, echo, key, refusal=refusal)
-    if work.entry.read_only:
+    if work.entry.is_repeatable(work.parameters):
         key = None
     elif command.id:
         key = f"id:{command.id}"
@@ -97,8 +98,9 @@ def _judge(command: CommandMessage, message: Message, context: Context, clock: C
         max_age=context.printer.settings.commands.max_command_age,
     )
     parameters = schemas.validate_parameters(entry.type, entry.action, command.parameters)
-    tags = command.parameters.get("tags")
-    return Work(entry, parameters, deadline, printable(",".join(map(str, tags))) if isinstance(tags, list) else "")
+    given = command.parameters.get("tags")
+    tags = printable(",".join(map(str, given))) if isinstance(given, list) else ""
+    return Work(entry, parameters, deadline, tags, time.monotonic())
 
 
 class Acknowledgements:

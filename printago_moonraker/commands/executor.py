@@ -87,8 +87,8 @@ class Executor:
         if order.work and order.work.entry.urgent and not self._is_known(order, order.key):
             # It waits for nothing, not for a disk either.
             self._stops.add(order.key)
-            self._begin(order, _nothing)
-            noted.add_done_callback(lambda future: None if future.cancelled() else acknowledge())
+            if self._begin(order, _nothing):
+                noted.add_done_callback(lambda future: None if future.cancelled() else acknowledge())
         else:
             noted.add_done_callback(partial(self._noted, order, acknowledge))
 
@@ -129,9 +129,9 @@ class Executor:
             self._answer(earlier.kind, earlier.data, earlier.echo, order.message, also=None, at=at)
         acknowledge()  # the answer of one that still runs will come
 
-    def _begin(self, order: Order, acknowledge: Callable[[], None]) -> None:
-        """Start the work, or say why not. What is noted may be acknowledged now; what is not, once it is answered, so
-        that the broker brings it again after a crash.
+    def _begin(self, order: Order, acknowledge: Callable[[], None]) -> bool:
+        """Start the work, or say why not; False when neither can be. What is noted may be acknowledged now; what is
+        not, once it is answered, so that the broker brings it again after a crash.
         """
         try:
             if order.work is None:
@@ -140,7 +140,7 @@ class Executor:
         except errors.CommandError as refusal:
             logger.info("refused %s: %s", order, refusal)
             self._fail(order, refusal, acknowledge)
-            return
+            return True
         answered = acknowledge if order.key is None else _nothing
         life = self._live(order, order.work, answered)
         try:
@@ -149,10 +149,11 @@ class Executor:
             life.close()
             if order.key is not None:
                 self._ledger.forget(order.key)
-            return
+            return False
         if order.key is not None:
             acknowledge()
         task.add_done_callback(partial(self._stopped, order, answered))
+        return True
 
     async def _live(self, order: Order, work: Work, answered: Callable[[], None]) -> None:
         try:
@@ -161,7 +162,8 @@ class Executor:
                 self._clock.check(work.deadline)  # it may have waited behind a long one
                 work.entry.check(self._context.printer)
                 logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
-                answer = await work.entry.handler(self._context, work.parameters)
+                context = replace(self._context, received=work.received)
+                answer = await work.entry.handler(context, work.parameters)
         except errors.CommandError as error:
             logger.info("%s: %s: %s", order, error.code, error)
             self._fail(order, error, answered)
@@ -181,7 +183,7 @@ class Executor:
 
     async def _look(self, work: Work) -> None:
         state, patience = self._context.printer.state, self._first_look - time.monotonic()
-        if patience > 0 and not work.entry.read_only:
+        if patience > 0 and not work.entry.is_repeatable(work.parameters):
             await self._context.printer.until(lambda: state.klippy is not KlippyState.UNKNOWN, patience)
 
     def _stopped(self, order: Order, answered: Callable[[], None], task: asyncio.Task[None]) -> None:

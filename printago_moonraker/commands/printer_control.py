@@ -44,7 +44,7 @@ async def download_gcode(context: Context, parameters: Parameters) -> Answer:
 @command("printer_control.start_print", busy=IDLE_ONLY)
 async def start_print(context: Context, parameters: Parameters) -> Answer:
     path = context.jobs.path_of(parameters["file_name"])
-    await context.jobs.start(path, parameters.get("job_id") or parameters.get("printago_job"))
+    await context.jobs.start(path, parameters.get("job_id") or parameters.get("printago_job"), context.received)
     return success("Print start command issued successfully.", path=path)
 
 
@@ -53,13 +53,15 @@ async def start_print_bbl(context: Context, parameters: Parameters) -> Answer:
     fetched = await context.jobs.fetch(parameters)
     async with context.lanes.turn(Lane.ORDERED):
         context.printer.require_ready()
-        await context.jobs.start(fetched.path, parameters.get("job_id") or parameters.get("printago_job"))
+        job_id = parameters.get("job_id") or parameters.get("printago_job")
+        await context.jobs.start(fetched.path, job_id, context.received)
     return success("Print start command issued successfully.", **fetched.describe())
 
 
 @command("printer_control.pause_print", lane=Lane.BESIDE)
 async def pause_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print paused command issued successfully.", context.printer
+    await _not_in(context, Phase.STARTING)
     if printer.state.job is JobState.PAUSED:
         return success(message, already=True)
     if printer.state.job is not JobState.PRINTING:
@@ -71,7 +73,8 @@ async def pause_print(context: Context, parameters: Parameters) -> Answer:
 @command("printer_control.resume_print")
 async def resume_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print resumed command issued successfully.", context.printer
-    if printer.state.job is JobState.PRINTING and printer.phase is not Phase.PAUSING:
+    await _not_in(context, Phase.PAUSING)
+    if printer.state.job is JobState.PRINTING:
         return success(message, already=True)
     if printer.state.job is not JobState.PAUSED:
         raise errors.NotPaused("No print is paused, so there is nothing to resume.")
@@ -82,12 +85,24 @@ async def resume_print(context: Context, parameters: Parameters) -> Answer:
 @command("printer_control.stop_print", lane=Lane.BESIDE)
 async def stop_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print stop command issued successfully.", context.printer
+    context.jobs.revoke_starts(context.received)
+    await _not_in(context, Phase.STARTING)
     if printer.state.job is JobState.CANCELLED:
         return success(message, already=True)
     if printer.state.job not in (JobState.PRINTING, JobState.PAUSED):
         raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
     await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(timeout=None), None)
     return success(message)
+
+
+async def _not_in(context: Context, phase: Phase) -> None:
+    """What Klipper has been given, but does not show yet, comes first: a stop would miss the print that begins after
+    it, a resume the pause.
+    """
+    printer = context.printer
+    if printer.phase is phase:
+        await printer.until(lambda: printer.phase is not phase, PATIENCE)
+        printer.require_ready()
 
 
 async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None], goal: JobState | None) -> None:
@@ -113,11 +128,14 @@ async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None
 @command("printer_control.emergency_stop", lane=Lane.BESIDE, needs_ready=False, urgent=True)
 async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
     printer, message = context.printer, "Emergency stop command issued successfully."
+    context.jobs.revoke_starts(context.received)
     already = printer.state.klippy is KlippyState.SHUTDOWN
     try:
         await printer.api.emergency_stop()
     except RpcError as error:
         raise gcode.refusal(error) from None
+    except (errors.ConnectionLost, RpcTimeout) as error:
+        raise errors.OutcomeUnknown(f"The emergency stop got no answer ({error}); its outcome is unknown.") from None
     if not await printer.until(lambda: printer.state.klippy in (KlippyState.SHUTDOWN, KlippyState.ERROR), 5.0):
         raise errors.OutcomeUnknown("Klipper accepted the emergency stop, but was not seen to shut down within 5 s.")
     return success(message, already=True) if already else success(message)

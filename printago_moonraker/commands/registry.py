@@ -40,6 +40,7 @@ class Context:
     jobs: Jobs
     lanes: Lanes
     cameras: Cameras
+    received: float = 0.0  # when the command came, on the monotonic clock
 
 
 Parameters = Mapping[str, Any]
@@ -53,7 +54,8 @@ NOT_WHILE_PRINTING = IDLE_ONLY - {Phase.PAUSED}
 class Command:
     """`busy`: the phases in which it would be in the way of a print; `needs_ready`: Klipper must take commands.
 
-    `read_only`: it changes nothing, so it is answered anew each time it comes and is not noted in the ledger.
+    `read_only`: it changes nothing, so it is answered anew each time it comes and is not noted in the ledger; unless
+    it sends something to a `destination_url`.
     `urgent`: it does not wait until it is noted.
     """
 
@@ -65,6 +67,10 @@ class Command:
     busy: frozenset[Phase]
     read_only: bool = False
     urgent: bool = False
+
+    def is_repeatable(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether the command, with these parameters, may be carried out as often as it comes."""
+        return self.read_only and not parameters.get("destination_url")
 
     def check(self, printer: Printer) -> None:
         """Raise the CommandError that forbids this command now, if any."""

@@ -95,7 +95,7 @@ class Moonraker:
                 f"Another agent is connected to this Moonraker as {client_name}. If that was this agent before a "
                 "crash, Moonraker frees the name after 25 s; else stop the other one."
             ) from error
-        return cast(int, answer["connection_id"])
+        return cast("int", answer["connection_id"])
 
     async def server_info(self) -> ServerInfo:
         """Answered at once in every state of Klipper ("Query Server Info")."""
@@ -118,7 +118,7 @@ class Moonraker:
 
     async def objects_list(self) -> list[str]:
         """The printer objects that Klipper has, by full name ("List Loaded Printer Objects")."""
-        return cast(list[str], (await self._call("printer.objects.list"))["objects"])
+        return cast("list[str]", (await self._call("printer.objects.list"))["objects"])
 
     async def subscribe(self, objects: Mapping[str, list[str] | None]) -> tuple[dict[str, JsonObject], float]:
         """Replace the subscription; the present values, and their time on Klipper's clock in s ("Subscribe to printer
@@ -128,7 +128,7 @@ class Moonraker:
         Klipper's tick). Gone without a word whenever Klipper restarts.
         """
         answer = await self._call("printer.objects.subscribe", {"objects": dict(objects)})
-        return cast(dict[str, JsonObject], answer["status"]), float(answer.get("eventtime") or 0.0)
+        return cast("dict[str, JsonObject]", answer["status"]), float(answer.get("eventtime") or 0.0)
 
     async def print_start(self, filename: str, timeout: float | None = 10.0) -> None:
         """Print `filename`, relative to gcodes ("Start a print"). Returns with the file open; the print comes after."""
@@ -176,7 +176,7 @@ class Moonraker:
     async def file_metadata(self, filename: str) -> JsonObject | None:
         """What Moonraker read out of a G-code file; None when it knows no such file ("Get gcode metadata")."""
         try:
-            return cast(JsonObject, await self._call("server.files.metadata", {"filename": filename}))
+            return cast("JsonObject", await self._call("server.files.metadata", {"filename": filename}))
         except rpc.RpcError as error:
             # Moonraker turns its 404 into JSON-RPC's "method not found"; this method is in every version.
             if error.status in {404, rpc.METHOD_NOT_FOUND}:
@@ -205,15 +205,15 @@ class Moonraker:
         params: JsonObject = {"limit": limit, "order": "desc"}
         if since is not None:
             params["since"] = since
-        return cast(list[JsonObject], (await self._call("server.history.list", params))["jobs"])
+        return cast("list[JsonObject]", (await self._call("server.history.list", params))["jobs"])
 
     async def webcams_list(self) -> list[JsonObject]:
         """All webcams, whether from the configuration or from the database ("List Webcams")."""
-        return cast(list[JsonObject], (await self._call("server.webcams.list"))["webcams"])
+        return cast("list[JsonObject]", (await self._call("server.webcams.list"))["webcams"])
 
     async def proc_stats(self) -> JsonObject:
         """The host's load, memory, temperature (°C) and throttling ("Get Moonraker Process Stats")."""
-        return cast(JsonObject, await self._call("machine.proc_stats"))
+        return cast("JsonObject", await self._call("machine.proc_stats"))
 
     async def register_remote_method(self, name: str) -> None:
         """Let G-code macros call `name`: it comes as a notification of that name ("Register a method to be called by

@@ -19,6 +19,7 @@ from printago_moonraker.log import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +69,12 @@ def choose(metadata: Mapping[str, Any], filename: str) -> Thumbnail | None:
     return min(found, key=lambda each: each.width, default=None)
 
 
-async def fetch(moonraker_url: str, thumbnail: Thumbnail, *, api_key: str | None) -> Image | None:
+async def fetch(
+    moonraker_url: str, thumbnail: Thumbnail, *, api_key: str | None, ca_file: Path | None = None
+) -> Image | None:
     """The picture, None when it cannot be had or is larger than 48 KiB: a status does without. Cancelling is safe."""
     try:
-        async with asyncio.timeout(TIMEOUT), web.session(read_timeout=TIMEOUT) as session:
+        async with asyncio.timeout(TIMEOUT), web.session(read_timeout=TIMEOUT, ca_file=ca_file) as session:
             content = await _get(session, moonraker_url, thumbnail.path, {"X-Api-Key": api_key} if api_key else {})
     except (TimeoutError, web.Broken, AgentError) as error:
         logger.debug("no thumbnail %s: %s", printable(thumbnail.path), str(error) or "no answer in time")

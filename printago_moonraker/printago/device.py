@@ -128,7 +128,9 @@ class DeviceFlow:
     def _credentials(self, answer: Mapping[str, Any]) -> Credentials:
         """The access token is the API key; beside it is the store ID (RFC 6749 section 5.1 allows further members)."""
         try:
-            return Credentials(str(answer.get("store_id") or self._username or ""), str(answer.get("access_token", "")))
+            return Credentials(
+                str(answer.get("store_id") or self._username or ""), str(answer.get("access_token") or "")
+            )
         except ValueError as error:
             raise PairingFailed(f"The pairing server's answer cannot be used: {error}.") from error
 

@@ -69,7 +69,7 @@ def endpoint_for(mqtt: MqttSection, printer_id: str) -> Endpoint:
         ca_file=mqtt.ca_file,
         cert_file=mqtt.cert_file,
         key_file=mqtt.key_file,
-        transport=cast(Literal["tcp", "websockets"], mqtt.transport),
+        transport=cast("Literal['tcp', 'websockets']", mqtt.transport),
         path=mqtt.path,
         protocol=mqtt.protocol,
         username=mqtt.username,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Jobs:
         self._printer = printer
         self._settings = printer.settings.transfers
         self._policy = UrlPolicy(allow_http=self._settings.allow_http, allowed_hosts=self._settings.allowed_hosts)
+        self._stopped = -math.inf  # when the last stop came, on the monotonic clock
 
     def path_of(self, file_name: str) -> str:
         """Where the file that a command names lies below the gcodes root. Raises ForbiddenPath."""
@@ -101,9 +103,15 @@ class Jobs:
             logger.info("%s: after the transfer of %s: %s", self._printer.config.name, printable(path), error)
         return fetched
 
-    async def start(self, path: str, job_id: str | None) -> None:
-        """Start the print of `path` (below the gcodes root), and wait until it is seen. Raises the CommandErrors of a
-        start.
+    def revoke_starts(self, received: float) -> None:
+        """A stop came at `received`, on the monotonic clock: what was to be started before, but waits or is still being
+        downloaded, must not begin any more.
+        """
+        self._stopped = max(self._stopped, received)
+
+    async def start(self, path: str, job_id: str | None, received: float) -> None:
+        """Start the print of `path` (below the gcodes root), and wait until it is seen. `received`: when that was
+        asked for. Raises the CommandErrors of a start.
         """
         printer = self._printer
         if await printer.api.file_metadata(path) is None and not await self._exists(path):
@@ -112,19 +120,21 @@ class Jobs:
         if printer.phase.has_job:
             raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
         printer.prints.expect(path, job_id, printer.state)
-        await printer.remember()  # whose print it is must be known even if nobody is there to see it begin
 
         def seen() -> bool:
             return printer.prints.begun or printer.is_printing(path)
 
-        with printer.operation(Phase.STARTING):
-            try:
+        try:
+            await printer.remember()  # whose print it is must be known even if nobody is there to see it begin
+            if received < self._stopped:
+                raise errors.Cancelled("A stop came before the print was started, so it was not.")
+            with printer.operation(Phase.STARTING):
                 await printer.carry_out("The print start", printer.api.print_start(path, timeout=None), seen)
-            except errors.OutcomeUnknown:
-                raise  # it may start yet, and is then still Printago's
-            except errors.CommandError:
-                printer.prints.forget_expected()
-                raise
+        except errors.OutcomeUnknown:
+            raise  # it may start yet, and is then still Printago's
+        except errors.CommandError:
+            printer.prints.forget_expected()
+            raise
 
     # ------------------------------------------------------------------------------------------------------- transfer
 
@@ -162,7 +172,14 @@ class Jobs:
         self._refuse_if_printing(path)
         folder, _, name = path.rpartition("/")
         config = self._printer.config
-        return await upload(config.moonraker_url, chunks, name=name, folder=folder, api_key=config.moonraker_api_key)
+        return await upload(
+            config.moonraker_url,
+            chunks,
+            name=name,
+            folder=folder,
+            api_key=config.moonraker_api_key,
+            ca_file=config.moonraker_ca_file,
+        )
 
     async def _progress(self, download: Download, payload: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """The download's chunks, telling now and then how far it is."""

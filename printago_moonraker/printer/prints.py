@@ -71,6 +71,7 @@ class PrintTracker:
     _expected: _Expected | None = None
     _job_ids: dict[str, str] = field(default_factory=dict)
     _last_error: tuple[float, str] | None = None
+    _file_done: bool = False  # Klipper has said that it ran the file's last line
     _gap: bool = False  # the printer was out of sight since the last look
     # The print ended while out of sight, and Klipper has forgotten how: ask Moonraker's history, then `settle`.
     unsettled: bool = False
@@ -102,6 +103,10 @@ class PrintTracker:
     def identity(self) -> dict[str, Any]:
         """The `job_id` and `source` of the print that is on; empty when none is."""
         return {"job_id": self.current.job_id, "source": self.current.source} if self.current else {}
+
+    def file_done(self) -> None:
+        """`Done printing file` was seen. It comes at once; the status that says so may never come when Klipper dies."""
+        self._file_done = self.current is not None
 
     def gcode_error(self, text: str, now: float) -> None:
         """A `!! ` line was seen, at `now` seconds on a monotonic clock."""
@@ -188,7 +193,8 @@ class PrintTracker:
             return self._halted(state)
         transitions: list[Transition] = []
         if self.current and self._replaced(state):
-            transitions.append(self._end(Change.CANCELLED, "replaced"))
+            done = self._file_done
+            transitions.append(self._end(Change.DONE) if done else self._end(Change.CANCELLED, "replaced"))
         if self.current is None:
             transitions += self._begin(state)
         elif state.job is JobState.PAUSED and not self.current.paused:
@@ -236,6 +242,8 @@ class PrintTracker:
         self._gap = False
         if self.current is None:
             return []
+        if self._file_done:
+            return [self._end(Change.DONE)]
         same = state.filename.lower() == self.current.filename.lower()
         if state.klippy is KlippyState.SHUTDOWN and same and state.job in (JobState.COMPLETE, JobState.CANCELLED):
             return [self._ended(state, None)]
@@ -281,7 +289,7 @@ class PrintTracker:
 
     def _end(self, change: Change, reason: str | None = None) -> Transition:
         assert self.current is not None
-        job, self.current = self.current, None
+        job, self.current, self._file_done = self.current, None, False
         return Transition(change, job, reason)
 
 

@@ -136,3 +136,13 @@ def test_unknown_names() -> None:
         registry.find("printer_control", "foo")
     assert str(unknown_type.value) == "Unknown Printago command type: nope"
     assert str(unknown_action.value) == "Unknown action for printer_control: foo"
+
+
+def test_only_what_changes_nothing_is_repeated() -> None:
+    """A repeated id is answered from the ledger; reading again is harmless, sending a picture again is not."""
+    snapshot = REGISTRY["camera_control", "snapshot"]
+    assert snapshot.is_repeatable({"camera_name": "front"})
+    assert not snapshot.is_repeatable({"camera_name": "front", "destination_url": "https://files.example.com/1"})
+    repeatable = {name for name, entry in REGISTRY.items() if entry.is_repeatable({})}
+    queries = {("printer_control", "get_status"), ("camera_control", "get_providers"), ("camera_control", "snapshot")}
+    assert repeatable == queries

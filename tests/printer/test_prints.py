@@ -364,24 +364,3 @@ def test_each_start_has_one_end(steps: list[tuple[Any, ...]]) -> None:
                     assert on
                     on = False
         assert on is (follower.tracker.current is not None)
-
-
-@pytest.mark.parametrize(
-    ("last", "end"),
-    [
-        ("printing", ("FAILED", "MCU 'mcu' shutdown: Timer too close")),
-        ("paused", ("FAILED", "MCU 'mcu' shutdown: Timer too close")),  # what plain moves become: it cannot be resumed
-        ("cancelled", ("CANCELLED", "cancelled")),
-        ("complete", ("DONE", None)),
-    ],
-)
-def test_a_shutdown_waits_for_the_jobs_last_word(last: str, end: tuple[str, str | None]) -> None:
-    """The news of a shutdown is faster than the status; a print that had ended in the same tick did not fail."""
-    follower = Follower()
-    follower.job("printing")
-    message = "MCU 'mcu' shutdown: Timer too close\nmore"
-    follower.klippy(KlippyState.SHUTDOWN, message)
-    assert follower.names == "STARTED"
-    follower.state.apply({"webhooks": {"state": "shutdown", "state_message": message}, **printing(last)})
-    follower.look()
-    assert follower.told == [("STARTED", None), end]
