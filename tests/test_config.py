@@ -198,7 +198,7 @@ def test_facts_stay(file: Path) -> None:
         ("[mqtt]\npassword: x", "[mqtt] password: there is no such option; password_file is meant, perhaps."),
         ("[mqtt]\nheartbeat: 5", "[mqtt] heartbeat: there is no such option; heartbeat in [status] is meant, perhaps."),
         ("[printer a]\nname: b", "[printer a] name: there is no such option; one of printer_id, moonraker_url, "
-                                 "moonraker_api_key_file, client_name is meant, perhaps."),
+                                 "moonraker_ca_file, moonraker_api_key_file, client_name is meant, perhaps."),
         ("[Mqtt]\n", "[Mqtt]: there is no such section; [mqtt] is meant, perhaps."),
         ("[printers voron]\n", "[printers voron]: there is no such section; [printer voron] is meant, perhaps."),
         ("[DEFAULT]\nport: 1", None),
