@@ -77,20 +77,21 @@ class EventSource:
 
     def _details(self, *, fresh: bool) -> Iterator[Event]:
         """What else the printer did. After a connect everything is news, and so nothing is."""
-        state = self.printer.state
+        state, whose = self.printer.state, self.printer.prints.identity()
         homed, tool = state.homed_axes, state.get("toolhead", "extruder", "")
         layer = state.record("print_stats", "info").get("current_layer")
         if not fresh and set(homed) == set("xyz") != set(self._homed):  # one axis after the other appears on the way
             yield "Home", {"axes": homed}
         if not fresh and tool != self._tool and tool and self._tool:
-            yield "ToolChange", {"old": _tool_number(self._tool), "new": _tool_number(tool)}
+            yield "ToolChange", {"old": _tool_number(self._tool), "new": _tool_number(tool), **whose}
         if not fresh and layer != self._layer and layer is not None and self.printer.phase.has_job:
-            yield "LayerChange", {"current": layer, "total": state.record("print_stats", "info").get("total_layer")}
+            total = state.record("print_stats", "info").get("total_layer")
+            yield "LayerChange", {"current": layer, "total": total, **whose}
         self._homed, self._tool, self._layer = homed, tool, layer
         for name in self.printer.facts.filament_sensors:
             runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
             if runout and not self._runout.get(name, runout):
-                yield "FilamentRunout", {"sensor": short_name(name)}
+                yield "FilamentRunout", {"sensor": short_name(name), **whose}
             self._runout[name] = runout
 
 

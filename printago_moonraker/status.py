@@ -261,7 +261,7 @@ def _can(printer: Printer, phase: Phase) -> Data:
         "print": phase is Phase.OPERATIONAL,
         "pause": phase is Phase.PRINTING,
         "resume": phase is Phase.PAUSED,
-        "stop": phase in (Phase.PRINTING, Phase.PAUSED, Phase.PAUSING, Phase.RESUMING, Phase.FINISHING),
+        "stop": phase.has_job and phase is not Phase.CANCELLING,
         "move": held and printer.settings.commands.allow_motion and bool(printer.state.homed_axes),
         "extrude": held and printer.settings.commands.allow_motion and printer.state.get(tool, "can_extrude", False),
         "home": phase is Phase.OPERATIONAL and printer.settings.commands.allow_motion,

@@ -114,7 +114,7 @@ def test_back_again() -> None:
 
 
 def test_small_things() -> None:
-    """Homing, tool changes, layers, runouts: each when it happens, and only then."""
+    """Homing, tool changes, layers, runouts: each when it happens, and only then; in a print they say in whose."""
     told = Told()
     assert told.change(toolhead={"homed_axes": ""}) == []
     assert told.change(toolhead={"homed_axes": "x"}) == []
@@ -127,10 +127,10 @@ def test_small_things() -> None:
         "PrintStarted",
         "LayerChange",
     ]
-    assert told.payload("LayerChange") == {"current": 2, "total": 8}
+    assert told.payload("LayerChange") == {"current": 2, "total": 8, "job_id": None, "source": "local"}
     sensor = "filament_switch_sensor runout"
     assert told.change(**{sensor: {"filament_detected": False}}) == ["FilamentRunout"]
-    assert told.payload("FilamentRunout") == {"sensor": "runout"}
+    assert told.payload("FilamentRunout") == {"sensor": "runout", "job_id": None, "source": "local"}
     assert told.change(**{sensor: {"filament_detected": False}}) == []
     assert told.change(**{sensor: {"filament_detected": True}}) == []
     assert told.change(**{sensor: {"filament_detected": False, "enabled": False}}) == []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from printago_moonraker import backoff, schemas
+from printago_moonraker import session as session_module
 from printago_moonraker.clock import Clock
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.config import MqttSection, StatusSection
@@ -203,8 +204,10 @@ def _shows_image(envelope: dict[str, Any]) -> bool:
     return envelope["type"] == "status" and "image" in (envelope["data"]["klipper"]["thumbnail"] or {})
 
 
-async def test_moonraker_is_awaited(tmp_path: Path) -> None:
+@pytest.mark.timeout(30)
+async def test_moonraker_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Printago hears of the printer before Moonraker is there, and again when it is."""
+    monkeypatch.setattr(session_module, "MOONRAKER_BACKOFF", 1.0)
     async with farm(tmp_path, moonraker_up=False) as it:
         await it.status("OFFLINE")
         assert (await it.cloud.command("movement_control", "home"))["data"]["code"] == "printer_offline"

@@ -107,7 +107,7 @@ def test_flags(phase: str, flags: str) -> None:
         ("OPERATIONAL", "print home move"),
         ("PRINTING", "pause stop"),
         ("PAUSED", "resume stop move"),
-        ("STARTING", ""),
+        ("STARTING", "stop"),
         ("CANCELLING", ""),
         ("ERROR", ""),
         ("OFFLINE", ""),

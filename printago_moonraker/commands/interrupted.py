@@ -70,7 +70,7 @@ async def _outcome(printer: Printer, path: str, received: float) -> str:
         same = str(job.get("filename", "")).lower() == path.lower()
         if same and _number(job.get("start_time")) >= received - _SAME_CLOCK:
             return f"The print of {name} was started; it has ended: {printable(str(job.get('status')))}."
-    return f"No print of {name} was started."
+    return f"No print of {name} has begun."
 
 
 def _number(value: Any) -> float:

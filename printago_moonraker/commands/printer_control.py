@@ -101,7 +101,8 @@ async def _not_in(context: Context, phase: Phase) -> None:
     """
     printer = context.printer
     if printer.phase is phase:
-        await printer.until(lambda: printer.phase is not phase, PATIENCE)
+        if not await printer.until(lambda: printer.phase is not phase, PATIENCE):
+            raise errors.OutcomeUnknown(f"The printer was {phase.lower()} for {PATIENCE:.0f} s, so nothing was done.")
         printer.require_ready()
 
 

@@ -116,10 +116,11 @@ class Jobs:
         printer = self._printer
         if await printer.api.file_metadata(path) is None and not await self._exists(path):
             raise errors.FileNotFound(f"File does not exist: {path}")
+        after = await self._newest_entry()
         # Looked at again: another client may have started one while Moonraker looked for the file.
         if printer.phase.has_job:
             raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
-        printer.prints.expect(path, job_id, printer.state)
+        printer.prints.expect(path, job_id, printer.state, after=after)
 
         def seen() -> bool:
             return printer.prints.begun or printer.is_printing(path)
@@ -254,6 +255,14 @@ class Jobs:
                     await self._printer.api.delete_file(f"gcodes/{path}")
                 except RpcError as error:  # loaded, or another user's: no reason to keep the others
                     logger.info("%s: %s stays: %s", self._printer.config.name, printable(path), error)
+
+    async def _newest_entry(self) -> str | None:
+        """Of Moonraker's history: where it ends now. None when there is none."""
+        try:
+            history = await self._printer.api.history_list(limit=1)
+        except RpcError:
+            return None
+        return str(history[0].get("job_id")) if history else None
 
     async def _exists(self, path: str) -> bool:
         """A file without metadata (none could be read out of it) is a file all the same."""

@@ -117,6 +117,7 @@ class KlippyWatch:
             # Without the component [history] nobody knows, and nobody ever will.
             logger.info("%s: Moonraker's history cannot be asked: %s", printer.config.name, error)
             history = []
+        history = [entry for entry in history if entry.get("job_id") != (printer.prints.before or "")]
         if printer.prints.goes_on(history, printer.state):
             printer.changed()
             return

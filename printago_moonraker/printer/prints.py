@@ -55,11 +55,14 @@ class Transition:
 
 @dataclass(frozen=True)
 class _Expected:
-    """A print that was to be started at `since`, unix time; `trace` is what Klipper showed of the job before."""
+    """A print that was to be started at `since`, unix time; `trace` is what Klipper showed of the job before, `after`
+    the newest entry of Moonraker's history then.
+    """
 
     job: Print
     trace: tuple[JobState, float | None]
     since: float
+    after: str | None = None
 
 
 @dataclass
@@ -76,11 +79,14 @@ class PrintTracker:
     # The print ended while out of sight, and Klipper has forgotten how: ask Moonraker's history, then `settle`.
     unsettled: bool = False
 
-    def expect(self, filename: str, job_id: str | None, state: PrinterState) -> None:
-        """The agent is about to start `filename`: when it is seen printing, it is Printago's, however late that is."""
+    def expect(self, filename: str, job_id: str | None, state: PrinterState, *, after: str | None = None) -> None:
+        """The agent is about to start `filename`: when it is seen printing, it is Printago's, however late that is.
+
+        `after`: the newest entry of Moonraker's history, which is not this print's.
+        """
         self.begun = False
         job = Print(filename, "printago", job_id or self._job_ids.get(filename))
-        self._expected = _Expected(job, _trace(state), time.time())
+        self._expected = _Expected(job, _trace(state), time.time(), after)
 
     def forget_expected(self) -> None:
         """The start was refused."""
@@ -140,11 +146,11 @@ class PrintTracker:
             self.current = replace(job, entry=entry)
 
     def goes_on(self, history: list[dict[str, Any]], state: PrinterState) -> bool:
-        """While `unsettled`: whether the print that is on is the one of before, by the newest entry of its file. If so,
-        it is in sight again.
+        """While `unsettled`: whether the print that is on, or whose end is shown, is the one of before, by the newest
+        entry of its file. If so, it is in sight again.
         """
         job = self.current
-        if job is None or not _on(state) or self._replaced(state):
+        if job is None or not _is_shown(job, state) or self._replaced(state):
             return False
         entries = [each.get("job_id") for each in history if _is_of(each, job.filename)]
         same = not entries or entries[0] == job.entry
@@ -157,6 +163,11 @@ class PrintTracker:
         if self.current is not None:
             return self.current.filename, None
         return (self._expected.job.filename, self._expected.since) if self._expected else None
+
+    @property
+    def before(self) -> str | None:
+        """While a print is expected: the entry of Moonraker's history that is not its own."""
+        return self._expected.after if self._expected and self.current is None else None
 
     def memory(self) -> dict[str, Any]:
         """What a restart must not forget, as JSON takes it. The print's time is coarse: each change is written."""
@@ -176,7 +187,8 @@ class PrintTracker:
         self.current = Print(**current) if current else None
         if expected:
             state, duration = expected["trace"]
-            self._expected = _Expected(Print(**expected["job"]), (JobState(state), duration), float(expected["since"]))
+            job, since = Print(**expected["job"]), float(expected["since"])
+            self._expected = _Expected(job, (JobState(state), duration), since, expected.get("after"))
         self._job_ids = dict(memory["job_ids"])
         self._gap = True
 
@@ -276,11 +288,8 @@ class PrintTracker:
             return self._expected is not None and not _on(state) and not self.is_over(state)
         if state.klippy is not KlippyState.READY or self._replaced(state):
             return True
-        if _on(state) and self.current.entry is not None:
-            return True  # or the same file is printed anew
-        return not _on(state) and (
-            state.job is JobState.STANDBY or state.filename.lower() != self.current.filename.lower()
-        )
+        # With an entry the history can tell whether it is this one, or the same file was printed anew.
+        return self.current.entry is not None or not _is_shown(self.current, state)
 
     def _move(self, change: Change, *, paused: bool) -> Transition:
         assert self.current is not None
@@ -295,6 +304,11 @@ class PrintTracker:
 
 def _on(state: PrinterState) -> bool:
     return state.job in (JobState.PRINTING, JobState.PAUSED)
+
+
+def _is_shown(job: Print, state: PrinterState) -> bool:
+    """Whether Klipper has a print on, or shows how one of that file ended."""
+    return _on(state) or (state.job is not JobState.STANDBY and state.filename.lower() == job.filename.lower())
 
 
 def _trace(state: PrinterState) -> tuple[JobState, float | None]:

@@ -209,14 +209,23 @@ async def test_a_cancelled_command_is_answered(monkeypatch: pytest.MonkeyPatch, 
     assert [(kind, data["code"]) for kind, data in door.answers] == [("error", "cancelled")]
 
 
-async def test_a_command_that_comes_too_late_is_left_to_the_broker() -> None:
-    """The session has ended: neither acknowledged nor answered, so that the next session gets it."""
+@pytest.mark.parametrize("action", ["movement_control.home", "printer_control.emergency_stop"])
+async def test_a_command_that_comes_too_late_is_left_to_the_broker(action: str) -> None:
+    """The session is ending: neither acknowledged nor answered, so that the next session gets it."""
+    kind, _, action = action.partition(".")
+    payload = json.dumps({**HOME, "type": kind, "action": action}).encode()
     door = Door()
+
+    async def ends() -> None:
+        raise errors.ConnectionLost("The session ends.")
 
     async def session() -> None:
         async with door.executor() as executor:
-            executor.receive(door.message(json.dumps(HOME).encode()))
-            raise errors.ConnectionLost("The session ends.")
+            executor._tasks.create_task(ends())
+            try:
+                await asyncio.Event().wait()
+            finally:
+                executor.receive(door.message(payload))
 
     with pytest.raises(ExceptionGroup):
         await session()

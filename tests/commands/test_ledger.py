@@ -296,7 +296,7 @@ async def test_an_interrupted_start_that_is_over_or_never_was(tmp_path: Path) ->
         it.moonraker.answers["server.history.list"] = {
             "jobs": [job("completed", now, "other.gcode"), job("cancelled", now - 900)]
         }
-        assert f"No print of {PATH} was started. The printer now shows: Operational." in await said(it, unfinished())
+        assert f"No print of {PATH} has begun. The printer now shows: Operational." in await said(it, unfinished())
 
 
 async def test_other_interrupted_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

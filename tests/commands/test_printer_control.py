@@ -118,6 +118,60 @@ async def test_klipper_stops_meanwhile(tmp_path: Path, action: str, goes: str, c
         assert (kind, data["code"]) == ("error", code)
 
 
+async def test_a_resume_waits_for_the_pause_before_it(tmp_path: Path) -> None:
+    """Both come at once: in the order received, not refused for what the other has not done yet."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing())
+        it.send("printer_control.pause_print", id="pause")
+        it.send("printer_control.resume_print", id="resume")
+        await it.called("printer.print.pause")
+        await it.push(**printing("paused"))
+        await it.called("printer.print.resume")
+        await it.push(**printing())
+        await it.answered(2)
+        assert [(kind, echo["id"]) for kind, _, echo in it.answers] == [("success", "pause"), ("success", "resume")]
+
+
+@pytest.mark.parametrize(("action", "after"), [("pause_print", "paused"), ("stop_print", "cancelled")])
+async def test_a_print_that_is_about_to_begin_is_steered(tmp_path: Path, action: str, after: str) -> None:
+    """Klipper has been given the start and still shows the job before, which was cancelled: that answers nothing."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing("cancelled"))
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="start")
+        await it.called("printer.print.start")
+        it.send(f"printer_control.{action}", id="steer")
+        await it.push(extruder={"temperature": 99.0})
+        assert it.answers == []
+        await it.push(**printing())
+        await it.called(f"printer.print.{METHODS[action]}")
+        await it.push(**printing(after))
+        await it.answered(2)
+        assert [(kind, echo["id"]) for kind, _, echo in it.answers] == [("success", "start"), ("success", "steer")]
+        assert "already" not in it.answers[1][1]
+
+
+@pytest.mark.parametrize("stop", ["stop_print", "emergency_stop"])
+async def test_a_start_that_waits_when_a_stop_comes_is_not_begun(tmp_path: Path, stop: str) -> None:
+    """A stop would be no stop if a start from before it came after it; one from after it is begun."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing("cancelled"))
+        it.send("movement_control.home", id="home")
+        await it.called("printer.gcode.script")
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="before")
+        it.moonraker.answers["printer.emergency_stop"] = Refusal(400, "No")  # or nothing could be begun afterwards
+        it.send(f"printer_control.{stop}", id="stop")
+        await it.answered()
+        await it.reply("printer.gcode.script")
+        await it.answered(3)
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="after")
+        await it.called("printer.print.start")
+        assert len(it.requests("printer.print.start")) == 1
+        codes = {echo["id"]: data.get("code") for _, data, echo in it.answers}
+        assert codes == {"stop": None if stop == "stop_print" else "gcode_error", "home": None, "before": "cancelled"}
+        await it.push(**printing())
+        await it.answered(4)
+
+
 async def test_a_refused_resume(tmp_path: Path) -> None:
     """Klipper's words; nothing stays of the attempt."""
     async with bench(tmp_path) as it:
@@ -158,6 +212,18 @@ async def test_an_emergency_stop_that_cannot_be(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         it.moonraker.answers["printer.emergency_stop"] = Refusal(503, "Klippy Host not connected")
         assert (await it.run("printer_control.emergency_stop"))[1]["code"] == "printer_offline"
+
+
+async def test_an_emergency_stop_without_an_answer(tmp_path: Path) -> None:
+    """The link broke while it was under way: nobody knows, and that is what is said."""
+    async with bench(tmp_path) as it:
+        it.moonraker.answers["printer.emergency_stop"] = SILENT
+        it.send("printer_control.emergency_stop")
+        await it.called("printer.emergency_stop")
+        it.moonraker.drop()
+        kind, data = await it.answered()
+        assert (kind, data["code"]) == ("error", "timeout")
+        assert "unknown" in data["error"]
 
 
 @pytest.mark.parametrize("answer_first", [True, False])

@@ -6,8 +6,10 @@ import asyncio
 import json
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from tests.install.host import NAME, REQUIREMENTS, Host, program, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(120)  # Moonraker starts twice, and runs pip
 
@@ -127,10 +128,17 @@ def release(host: Host, remote: Path) -> None:
     host.git("push", "--quiet", folder=work)
 
 
-def test_an_update_by_moonraker(tmp_path: Path, environment: Path) -> None:
+@pytest.fixture(name="folder")
+def fixture_folder() -> Iterator[Path]:
+    """A folder with a short name: a unix socket's path has 107 bytes, and pytest's own folders use most of them up."""
+    with tempfile.TemporaryDirectory(prefix="update-") as name:
+        yield Path(name)
+
+
+def test_an_update_by_moonraker(folder: Path, environment: Path) -> None:
     """Moonraker takes the entry without a warning, sees the newer commit, and brings its code and its dependency."""
     python = asyncio.run(find_or_make(print))
-    host = Host(tmp_path, "printer_data")
+    host = Host(folder, "printer_data")
     host.borrow(environment)
     (host.home / "printer_data/config/moonraker.conf").write_text(CONFIG)
     (host.home / "printer_data/moonraker.asvc").unlink()

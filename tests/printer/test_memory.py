@@ -39,7 +39,10 @@ class Life:
         """As the printer and its watch do."""
         self._tell(self.tracker.observe(self.state, 100.0))
         question = self.tracker.in_question
-        if not self.tracker.unsettled or question is None or self.tracker.goes_on(self.history, self.state):
+        if not self.tracker.unsettled or question is None:
+            return
+        if self.tracker.goes_on(self.history, self.state):
+            self._tell(self.tracker.observe(self.state, 100.0))
             return
         entry = self.tracker.current.entry if self.tracker.current else None
         status = history_status(self.history, question[0], again=self._on(), since=question[1], entry=entry)
@@ -172,6 +175,29 @@ def test_the_entry_is_the_same(status: str) -> None:
     life.history = [{"filename": PATH, "status": status, "job_id": "000001"}]
     life.sees(**shown("printing", total_duration=60.0))
     life.job("complete")
+    assert life.told == [("DONE", "job-1")]
+
+
+def test_the_same_file_was_printed_anew_and_is_done() -> None:
+    """The end that Klipper shows is that of the second print; Moonraker's entry has the first one's."""
+    life = begun()
+    life.tracker.enter(PATH, "000001")
+    life = life.restart()
+    life.history = [
+        {"filename": PATH, "status": "completed", "job_id": "000002"},
+        {"filename": PATH, "status": "cancelled", "job_id": "000001"},
+    ]
+    life.sees(**shown("complete", total_duration=60.0))
+    assert life.told == [("CANCELLED", "job-1")]
+
+
+def test_klippers_word_counts_for_an_end_that_moonraker_missed() -> None:
+    """Moonraker's restart closed the entry; the print went on, and Klipper shows how it ended."""
+    life = begun()
+    life.tracker.enter(PATH, "000001")
+    life = life.restart()
+    life.history = [{"filename": PATH, "status": "interrupted", "job_id": "000001"}]
+    life.sees(**shown("complete", total_duration=60.0))
     assert life.told == [("DONE", "job-1")]
 
 
