@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,17 @@ _serial = count()
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: it came at `received` and is to be begun before `deadline`, both on the monotonic clock."""
+    """What is to be done: it came at `received` and is to be begun before `deadline`, all on the monotonic clock.
+
+    `expires` is its own `expires_at` alone, after which nothing of it may begin any more; infinite without one.
+    """
 
     entry: Command
     parameters: dict[str, Any]
     deadline: float
     tags: str
     received: float
+    expires: float
 
     @property
     def name(self) -> str:
@@ -90,17 +95,18 @@ def _judge(command: CommandMessage, message: Message, context: Context, clock: C
     own = context.printer.config.printer_id
     if command.printer_id not in (None, own):
         raise errors.WrongPrinter(f"This is printer {own}, not {printable(str(command.printer_id))}.")
-    deadline = clock.deadline(
-        timestamp=command.timestamp,
+    until = partial(
+        clock.deadline,
         expires_at=command.expires_at,
-        expiry=message.expiry,
         live=message.live,
         max_age=context.printer.settings.commands.max_command_age,
     )
+    deadline = until(timestamp=command.timestamp, expiry=message.expiry)
+    expires = until(timestamp=None, expiry=None)
     parameters = schemas.validate_parameters(entry.type, entry.action, command.parameters)
     given = command.parameters.get("tags")
     tags = printable(",".join(map(str, given))) if isinstance(given, list) else ""
-    return Work(entry, parameters, deadline, tags, time.monotonic())
+    return Work(entry, parameters, deadline, tags, time.monotonic(), expires)
 
 
 class Acknowledgements:

@@ -162,7 +162,7 @@ class Executor:
                 self._clock.check(work.deadline)  # it may have waited behind a long one
                 work.entry.check(self._context.printer)
                 logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
-                context = replace(self._context, received=work.received)
+                context = replace(self._context, received=work.received, expires=work.expires)
                 answer = await work.entry.handler(context, work.parameters)
         except errors.CommandError as error:
             logger.info("%s: %s: %s", order, error.code, error)

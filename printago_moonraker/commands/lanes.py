@@ -41,7 +41,7 @@ class Lanes:
         """
         if lane in self._locks:
             if self._queued[lane] and self.waiting >= MAX_WAITING:
-                raise errors.Overloaded(f"{MAX_WAITING} commands are waiting already; send this one again later.")
+                raise errors.Overloaded(f"{MAX_WAITING} commands are waiting already; send it later, with a new id.")
             self._queued[lane] += 1
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from printago_moonraker import errors, status
@@ -52,6 +53,8 @@ async def start_print(context: Context, parameters: Parameters) -> Answer:
 async def start_print_bbl(context: Context, parameters: Parameters) -> Answer:
     fetched = await context.jobs.fetch(parameters)
     async with context.lanes.turn(Lane.ORDERED):
+        if time.monotonic() > context.expires:
+            raise errors.Expired("The command expired during the download; the file is there, and not printed.")
         context.printer.require_ready()
         job_id = parameters.get("job_id") or parameters.get("printago_job")
         await context.jobs.start(fetched.path, job_id, context.received)

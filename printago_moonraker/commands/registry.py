@@ -5,6 +5,7 @@ A declaration's schema is `schemas/commands/{type}.{action}.json`; `pairing` ann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class Context:
     lanes: Lanes
     cameras: Cameras
     received: float = 0.0  # when the command came, on the monotonic clock
+    expires: float = math.inf  # when it is no longer wanted, likewise
 
 
 Parameters = Mapping[str, Any]
