@@ -96,6 +96,9 @@ class Network:
         await self._connect(sock, address)
 
 
+PATIENCE = 25.0  # s; a source that refuses every connection is given up after 7.5 s of waiting between the attempts
+
+
 class Web:
     """The public web server: files, redirects into private networks, lies about lengths; and the webcam's picture."""
 
@@ -141,7 +144,7 @@ class Fuzzer:
         assert before == self.fed, f"an input before {payload!r} was answered {before - self.fed + 1} times"
         self.fed += 1
         self._recorder.publish_raw(payload)
-        answered = await self._recorder.until(lambda: self.answers > before, 8.0)
+        answered = await self._recorder.until(lambda: self.answers > before, PATIENCE)
         assert answered, f"no answer to {payload!r}"
         await self.klippy.rest()
         violations = self.klippy.violations + self.network.violations + _strange_uploads(self.klippy.moonraker.uploads)
