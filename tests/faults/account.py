@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GRACE = 2.0  # s past its expiry within which a start may still reach Klipper: it was on its way
 SEEN = 0.1  # s that a success may be ahead of the journal's line: both are written at the same moment
+TICK = 0.3  # s; Klipper's 250 ms, and some for the journal
 ENDS = {"complete": "PrintDone", "cancelled": "PrintCancelled", "error": "PrintFailed", "broken": "PrintFailed"}
 BAD = (
     "events lost", "events doubled", "events out of order", "ends told wrongly", "prints started twice",
@@ -31,6 +32,9 @@ class Print:
 
     file: str
     states: list[tuple[float, str]]
+    # Klipper stopped, and within the same tick of its status the print ended in yet another way: the last word that is
+    # shown is then as true as the first.
+    also: str = ""
 
     @property
     def started(self) -> float:
@@ -81,7 +85,10 @@ class Truth:
     def _take(self, entry: dict[str, str | float]) -> None:
         at, what, file = float(entry["at"]), str(entry["what"]), str(entry.get("file", ""))
         self.entries.append((at, f"{what} {file or entry.get('text', '')}".strip()))
-        current = self.prints[-1] if self.prints and not self.prints[-1].ended else None
+        last = self.prints[-1] if self.prints else None
+        if last and last.states[-1][1] == "broken" and what in ENDS and at - last.states[-1][0] < TICK:
+            last.also = what
+        current = last if last and not last.ended else None
         if what == "started":
             self.prints.append(Print(file, [(at, "printing")]))
         elif current is None:
@@ -217,8 +224,9 @@ class Judge:
                 yield Problem("events lost", f"{name} of {cycle.job_id}; there are: {said or 'none'}")
             for _ in range(count - len(prints)):
                 yield Problem("events doubled", f"{name} of {cycle.job_id} for {len(prints)} prints: {said}")
+        allowed = {*wanted, *(ENDS[each.also] for each in prints if each.also)}
         for each in ends:
-            if len(ends) == len(prints) and each.event not in wanted:
+            if len(ends) == len(prints) and each.event not in allowed:
                 yield Problem("ends told wrongly", f"{each.event} ({each.envelope['data'].get('reason')}) for {wanted}")
 
     def _transfers(self, cycle: Cycle) -> Iterator[Problem]:

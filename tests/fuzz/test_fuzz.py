@@ -96,7 +96,7 @@ class Network:
         await self._connect(sock, address)
 
 
-PATIENCE = 25.0  # s; a source that refuses every connection is given up after 7.5 s of waiting between the attempts
+PATIENCE = 70.0  # s; five attempts on a source whose name or port leads nowhere, of 10 s each, and the waits between
 
 
 class Web:
