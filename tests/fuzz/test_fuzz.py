@@ -200,7 +200,12 @@ def _fuzz(fuzzer: Fuzzer, loop: asyncio.AbstractEventLoop) -> None:
     """Hypothesis' loop, in a thread of its own beside the agent's event loop."""
 
     @settings(
-        max_examples=INPUTS, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+        max_examples=INPUTS,
+        derandomize=INPUTS <= 2000,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
     )
     @given(inputs.inputs)
     def feed(payload: bytes) -> None:
