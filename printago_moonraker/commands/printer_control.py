@@ -10,7 +10,6 @@ from printago_moonraker import errors, status
 from printago_moonraker.commands.lanes import Lane
 from printago_moonraker.commands.registry import (
     IDLE_ONLY,
-    NOT_WHILE_PRINTING,
     Answer,
     Context,
     Parameters,
@@ -145,13 +144,13 @@ async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
     return success(message, already=True) if already else success(message)
 
 
-@command("printer_control.restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
+@command("printer_control.restart", needs_ready=False, busy=IDLE_ONLY)
 async def restart(context: Context, parameters: Parameters) -> Answer:
     await _restart(context, "The restart", context.printer.api.restart)
     return success("Restart command issued successfully.")
 
 
-@command("printer_control.firmware_restart", needs_ready=False, busy=NOT_WHILE_PRINTING | {Phase.PAUSED})
+@command("printer_control.firmware_restart", needs_ready=False, busy=IDLE_ONLY)
 async def firmware_restart(context: Context, parameters: Parameters) -> Answer:
     await _restart(context, "The firmware restart", context.printer.api.firmware_restart)
     return success("Firmware restart command issued successfully.")
