@@ -148,6 +148,8 @@ class Farm:
         if self._agent is None or self._agent.returncode is not None or self.extra:
             await self._restart_agent()
         await self.status_until(_is_reset)
+        # Events wait for the disk, statuses do not: what is stored comes in order, so this answer comes after all of it.
+        await self.do("camera_control.get_providers")
         await self.printer.control("received_gcode", clear=True)
         self.mark = len(self.cloud.envelopes)
 
@@ -288,7 +290,8 @@ class Farm:
 def _is_reset(status: dict[str, Any]) -> bool:
     heaters = status["temperatures"].values()
     cold = all(not heater["target"] and (heater["actual"] or 0.0) < 30.0 for heater in heaters)
-    held = status["klipper"]["homed_axes"] or status["current_job"]["file"]["name"]
+    # The print of the test before has ended for the agent too: where the reset hid its end, history is asked for it.
+    held = status["klipper"]["homed_axes"] or status["current_job"]["file"]["name"] or status["klipper"]["job"]
     return status["printer_state_id"] == "OPERATIONAL" and bool(status["temperatures"]) and cold and not held
 
 
