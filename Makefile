@@ -22,7 +22,7 @@ help:
 	@echo "make test    all checks and tests (ARGS='-k pause')"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks; see benchmarks/README.md"
-	@echo "make faults  kills and broken networks, N of them (N=1000), and 20,000 inputs of the fuzzer; takes an hour or more"
+	@echo "make faults  kills and broken networks, N of them (N=1000), and 20,000 inputs of the fuzzer; N=1000 takes half an hour"
 	@echo "make asyncapi  have the published contract read by the AsyncAPI project's parser"
 	@echo "make clean   take away all that these have made here"
 

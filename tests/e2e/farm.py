@@ -148,7 +148,7 @@ class Farm:
         if self._agent is None or self._agent.returncode is not None or self.extra:
             await self._restart_agent()
         await self.status_until(_is_reset)
-        # Events wait for the disk, statuses do not: what is stored comes in order, so this answer comes after all of it.
+        # Events wait for the disk, statuses do not. What is stored comes in order: this answer comes after all of it.
         await self.do("camera_control.get_providers")
         await self.printer.control("received_gcode", clear=True)
         self.mark = len(self.cloud.envelopes)

@@ -7,7 +7,7 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ ENDS = {"complete": "PrintDone", "cancelled": "PrintCancelled", "error": "PrintF
 BAD = (
     "events lost", "events doubled", "events out of order", "ends told wrongly", "prints started twice",
     "prints started late", "answers missing", "answers doubled", "false successes", "partial files",
-    "needless refusals", "agent's own exits", "growth",
+    "needless refusals", "agent's own exits", "growth", "runs cut short",
 )  # fmt: skip
 
 
@@ -165,6 +165,21 @@ class Account:
         """One that no cycle is to blame for, `count` times."""
         self.problems += [(-1, Problem(kind, text))] * count
 
+    def merge(self, whose: str, other: Account) -> None:
+        """Add the sums of another run, its notes and problems marked as `whose`."""
+        for fault, count in other.faults.items():
+            self.faults[fault] = self.faults.get(fault, 0) + count
+        for name in ("prints", "commands", "events_expected", "events_received", "redelivered"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.problems += [(number, Problem(each.kind, f"{whose} {each.text}")) for number, each in other.problems]
+        self.notes += [f"{whose} {note}" for note in other.notes]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Account:
+        """What `dataclasses.asdict` made of one."""
+        problems = [(number, Problem(**each)) for number, each in data.pop("problems")]
+        return cls(**data, problems=problems)
+
     def __str__(self) -> str:
         counts = {kind: sum(problem.kind == kind for _, problem in self.problems) for kind in BAD}
         faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
@@ -176,6 +191,10 @@ class Account:
             f"events received          {self.events_received:6}  (envelopes delivered again: {self.redelivered})",
             *(f"{kind:24} {count:6}{'  <--' if count else ''}" for kind, count in counts.items()),
             *self.notes,
+            *(
+                f"{'the run' if number < 0 else f'cycle {number}'}: {each.kind}: {each.text}"
+                for number, each in self.problems
+            ),
         ]
         return "\n".join(lines)
 
@@ -231,9 +250,10 @@ class Judge:
 
     def _transfers(self, cycle: Cycle) -> Iterator[Problem]:
         done = [each for each in self._recorder.events(cycle.job_id) if each.event == "TransferDone"]
-        fetched = [sent for sent in cycle.sent if sent.action == "download_gcode" and self._said(sent, "success")]
+        fetching = ("download_gcode", "start_print_bbl")
+        fetched = [sent for sent in cycle.sent if sent.action in fetching and self._said(sent, "success")]
         self.expected_events += len(fetched)
-        self.received_events += len(done)
+        self.received_events += min(len(done), len(fetched))  # of one that did not succeed, the file may be whole
         if len(done) < len(fetched):
             yield Problem("events lost", f"TransferDone of {cycle.job_id}: {len(done)} for {len(fetched)} successes")
         path = self._folder / cycle.file
@@ -242,7 +262,9 @@ class Judge:
         if path.exists() and digest not in cycle.digests:
             yield Problem("partial files", f"{cycle.file} has {path.stat().st_size} bytes of something else")
         if fetched and not whole:
-            yield Problem("false successes", f"download_gcode of {cycle.file}: the file is not there, or not whole")
+            yield Problem(
+                "false successes", f"{fetched[-1].action} of {cycle.file}: the file is not there, or not whole"
+            )
 
     def _answers(self, cycle: Cycle, sent: Sent) -> Iterator[Problem]:
         answers = self._recorder.answers(sent.id)

@@ -35,6 +35,8 @@ class Faults:
             if what in ("mqtt", "moonraker"):
                 await self._network(self._rig.proxies[what], how, duration, cycle)
             else:
+                if name == "klippy.stall":  # what it has been handed cannot be taken back
+                    cycle.delay += duration
                 method: Callable[[str, float], Awaitable[None]] = getattr(self, f"_{what}")
                 await method(how, duration)
             self._rig.note(f"mended {name}")

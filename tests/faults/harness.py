@@ -42,7 +42,7 @@ MORE_POINTS = {
 ANSWERED = 12.0  # s that a cycle waits for an answer before its story goes on
 SETTLED = 45.0  # s after everything is mended until all must have been said; the longest back-off so far is below
 AGAIN = 12.0  # s until the cloud repeats what a broker has lost
-BLOCK = 60  # cycles with kills of the agent, then as many without: growth shows only in a long life
+KILLS, LIFE = 30, 70  # cycles with kills of the agent, then cycles without: growth shows only in a long life
 MAX_GROWTH = (40.0, 0.1)  # kB of memory, descriptors, per cycle
 
 BROKER = (
@@ -251,7 +251,7 @@ class Story:
         content = _gcode(rng)
         digests = rig.source.serve(name, content)
         self.cycle = Cycle(number, f"Printago/{name}", f"job-{number}", digests, time.time())
-        names = NAMES if (number // BLOCK) % 2 == 0 else WITHOUT_AGENT
+        names = NAMES if number % (KILLS + LIFE) < KILLS else WITHOUT_AGENT
         count = rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3)) if faulty else 0
         points = POINTS + MORE_POINTS[self.ending] * 2
         self._plan = [
