@@ -41,7 +41,7 @@ class EventSource:
 
     def events(self, transitions: list[Transition]) -> Iterator[Event]:
         """The events of one change, in the order in which a person would tell them."""
-        ready = self.printer.state.klippy is KlippyState.READY and self.printer.state.moonraker
+        ready = self.printer.state.klippy is KlippyState.READY and bool(self.printer.state.moonraker)
         if ready and not self._connected:
             yield "Connected", {"port": self.printer.config.moonraker_url, "baudrate": None}
         yield from self._state_changes()

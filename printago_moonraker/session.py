@@ -16,7 +16,6 @@ from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
 from printago_moonraker.events import EventSource, file_event
 from printago_moonraker.log import printable
-from printago_moonraker.moonraker import thumbnails
 from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
 from printago_moonraker.moonraker.rpc import RpcError
@@ -28,6 +27,7 @@ from printago_moonraker.printer import macro
 from printago_moonraker.printer.camera import Cameras
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
+from printago_moonraker.printer.loaded import LoadedFile
 from printago_moonraker.printer.printer import Printer
 from printago_moonraker.printer.prints import Change
 from printago_moonraker.reporter import Reporter
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from printago_moonraker.clock import Clock
     from printago_moonraker.config import Config, PrinterConfig
-    from printago_moonraker.moonraker.thumbnails import Thumbnail
     from printago_moonraker.printago.endpoint import Message
     from printago_moonraker.printago.store import Destinations, Record, Store, Write
     from printago_moonraker.printer.prints import Transition
@@ -48,10 +47,8 @@ logger = logging.getLogger(__name__)
 ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
 PRINT_EVENTS = frozenset(change.value for change in Change)
 FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
-METADATA_ATTEMPTS = 5
-METADATA_RETRY = 5.0  # s
+PROVED = 5.0  # s; what accepts and drops, or hangs at the first question, is no Moonraker to go back to at once
 MOONRAKER_BACKOFF = 10.0  # s at most between two attempts: it is on this host or near, and a print may be under way
-HISTORY = 50  # prints looked at for how long this file took before
 
 Handler = Callable[[Any], None]
 
@@ -75,11 +72,8 @@ class Session:
         self._watch: KlippyWatch | None = None
         self._announced: dict[str, Any] = {}
         self._macros = macro.MacroEvents()
-        self._loaded = ""  # the file whose metadata was asked for
-        self._thumbnail: Thumbnail | None = None  # that was asked for
+        self._file = LoadedFile(self.printer)
         self._image_due = True  # the next status shows the thumbnail's picture, if there is one
-        self._file_changed = asyncio.Event()
-        self._asked = 0  # times that the loaded file's metadata was asked for in vain
         self._last_error = (float("-inf"), "")
         self._handlers: dict[str, Handler] = {
             "notify_status_update": lambda params: self.printer.apply(params[0], float(params[1])),
@@ -206,6 +200,13 @@ class Session:
 
     async def _moonraker(self, backoff: Backoff) -> None:
         """One connection to Moonraker, from its opening to its end."""
+        try:
+            await self._serve_moonraker(backoff)
+        finally:
+            self._watch = None
+            self.printer.detach()
+
+    async def _serve_moonraker(self, backoff: Backoff) -> None:
         config, printer = self._config, self.printer
         key = config.moonraker_api_key
         async with connect(
@@ -223,15 +224,14 @@ class Session:
             self._watch = KlippyWatch(printer, api)
             printer.attach(api)
             logger.info("%s: connected to Moonraker %s", config.name, printer.versions["moonraker"])
-            backoff.reset()  # it let us in and has answered; what only accepts and drops does neither
+            proved = asyncio.get_running_loop().call_later(PROVED, backoff.reset)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._watch.run())
-                    tasks.create_task(self._read_metadata(api))
+                    tasks.create_task(self._file.run(api))
                     await connection.wait_closed()
             finally:
-                self._watch = None
-                printer.detach()
+                proved.cancel()
 
     async def _read_webcams(self, api: Moonraker) -> None:
         """Which cameras there are; a Moonraker too old to say so is served all the same."""
@@ -268,8 +268,7 @@ class Session:
             self._emit(name, payload, news if last else None)
             if name == "Connected":
                 self._announce_news()
-        if self.printer.state.filename != self._loaded:
-            self._load()
+        self._image_due |= self._file.look()
         self._reporter.mark()
 
     def _on_gcode_response(self, text: str) -> None:
@@ -296,7 +295,7 @@ class Session:
         job = params.get("job") or {}
         if params.get("action") == "added":
             self.printer.prints.enter(str(job.get("filename")), str(job.get("job_id")))
-        self._file_changed.set()  # how long the file takes is known better
+        self._file.history_changed()
 
     def _on_file(self, params: dict[str, Any]) -> None:
         event = file_event(params)
@@ -304,7 +303,8 @@ class Session:
             return
         self._emit(*event)
         if event[1]["path"] == self.printer.state.filename:
-            self._load()
+            self._file.reload()
+            self._image_due = True
 
     def _on_webcams(self, entries: list[dict[str, Any]]) -> None:
         webcams = read_webcams(entries, self._config.moonraker_url)
@@ -324,53 +324,3 @@ class Session:
 
     def _on_throttled(self, state: dict[str, Any]) -> None:
         self.printer.state.host["throttled"] = list(state.get("flags") or [])
-
-    # ------------------------------------------------------------------------------------------------- the file's data
-
-    def _load(self) -> None:
-        """Another file is loaded, or the same one anew: what is known of it is read once."""
-        self._loaded, self._asked = self.printer.state.filename, 0
-        self.printer.metadata, self.printer.print_times = {}, ()
-        self.printer.thumbnail, self._thumbnail, self._image_due = None, None, True
-        self._file_changed.set()
-
-    async def _read_metadata(self, api: Moonraker) -> None:
-        """Keep the metadata and the earlier durations of the loaded file at hand. Ends with the connection."""
-        self._file_changed.set()
-        while True:
-            await self._file_changed.wait()
-            self._file_changed.clear()
-            filename = self.printer.state.filename
-            if not filename:
-                continue
-            try:
-                metadata = await api.file_metadata(filename) or {}
-                history = await api.history_list(limit=HISTORY)
-            except RpcError as error:
-                logger.debug("%s: no metadata: %s", self._config.name, error)
-                continue
-            if not metadata and self._asked < METADATA_ATTEMPTS:
-                # A file that was copied into the folder a moment ago: Moonraker has not read it yet, and does not tell.
-                self._asked += 1
-                asyncio.get_running_loop().call_later(METADATA_RETRY, self._file_changed.set)
-            if filename == self.printer.state.filename:
-                if history and history[0].get("status") == "in_progress":
-                    self.printer.prints.enter(str(history[0].get("filename")), str(history[0].get("job_id")))
-                done = [job for job in history if job.get("filename") == filename and job.get("status") == "completed"]
-                self.printer.metadata = metadata
-                self.printer.print_times = tuple(float(job.get("total_duration") or 0.0) for job in done)
-                self.printer.changed()
-                await self._read_thumbnail(filename)
-
-    async def _read_thumbnail(self, filename: str) -> None:
-        """Fetch the picture of the loaded file, once: its history changes, its picture does not."""
-        printer, wanted = self.printer, thumbnails.choose(self.printer.metadata, filename)
-        if wanted is None or wanted == self._thumbnail:
-            return
-        self._thumbnail, config = wanted, self._config
-        image = await thumbnails.fetch(
-            config.moonraker_url, wanted, api_key=config.moonraker_api_key, ca_file=config.moonraker_ca_file
-        )
-        if self._thumbnail is wanted:  # the file is still the same
-            printer.thumbnail = image
-            printer.changed()

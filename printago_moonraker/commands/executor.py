@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +23,7 @@ from printago_moonraker.printago.store import Record
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from printago_moonraker.clock import Clock
     from printago_moonraker.commands.registry import Context
@@ -157,13 +158,13 @@ class Executor:
 
     async def _live(self, order: Order, work: Work, answered: Callable[[], None]) -> None:
         try:
-            async with self._context.lanes.turn(work.entry.lane, reserved=True):
-                await self._look(work)
-                self._clock.check(work.deadline)  # it may have waited behind a long one
-                work.entry.check(self._context.printer)
-                logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
-                context = replace(self._context, received=work.received, expires=work.expires)
-                answer = await work.entry.handler(context, work.parameters)
+            with self._context_of(work) as context:
+                async with context.lanes.turn(work.entry.lane, reserved=True):
+                    await self._look(work)
+                    self._clock.check(work.deadline)  # it may have waited behind a long one
+                    work.entry.check(context.printer)
+                    logger.info("%s%s", order, f" tags={work.tags}" if work.tags else "")
+                    answer = await work.entry.handler(context, work.parameters)
         except errors.CommandError as error:
             logger.info("%s: %s: %s", order, error.code, error)
             self._fail(order, error, answered)
@@ -180,6 +181,15 @@ class Executor:
             self._fail(order, errors.Internal("The agent failed; its log has the details."), answered)
         else:
             self._finish(order, answer.type, answer.data, answered)
+
+    @contextmanager
+    def _context_of(self, work: Work) -> Iterator[Context]:
+        """What the command's handler works with; a start is known as such from now on, while it waits for its turn."""
+        starts = self._context.jobs.starts.pending(work.received) if work.entry.starts else nullcontext()
+        with starts as start:
+            yield replace(
+                self._context, received=work.received, deadline=work.deadline, expires=work.expires, start=start
+            )
 
     async def _look(self, work: Work) -> None:
         state, patience = self._context.printer.state, self._first_look - time.monotonic()

@@ -22,7 +22,7 @@ async def set_fan(context: Context, parameters: Parameters) -> Answer:
         script = gcode.set_part_fan(speed)
     else:
         script = gcode.set_fan(fan.name, speed)
-    await printer.script("The fan's speed", script, lambda: fan.shows(printer.state, speed), timeout=_PATIENCE)
+    await context.script("The fan's speed", script, lambda: fan.shows(printer.state, speed), timeout=_PATIENCE)
     return success("Fan command issued successfully.", fan=fan.name, speed=speed)
 
 

@@ -25,11 +25,11 @@ async def set_light(context: Context, parameters: Parameters) -> Answer:
     if light.is_strip:
         color = _color(light, printer.state, parameters)
         script = gcode.set_led(light.name, color)
-        await printer.script("The light", script, lambda: light.shows_color(printer.state, color), timeout=_PATIENCE)
+        await context.script("The light", script, lambda: light.shows_color(printer.state, color), timeout=_PATIENCE)
     else:
         value = _value(light, printer.state, parameters)
         script = gcode.set_pin(light.name, value * light.scale)
-        await printer.script("The light", script, lambda: light.shows(printer.state, value), timeout=_PATIENCE)
+        await context.script("The light", script, lambda: light.shows(printer.state, value), timeout=_PATIENCE)
     return success("Light command issued successfully.", light=light.name)
 
 

@@ -51,7 +51,7 @@ async def extrude(context: Context, parameters: Parameters) -> Answer:
 async def home(context: Context, parameters: Parameters) -> Answer:
     axes = re.findall("[xyz]", "".join(parameters.get("axes") or "").lower())
     printer = context.printer
-    await printer.script("Homing", gcode.home(dict.fromkeys(axes)), timeout=_HOME_TIMEOUT)
+    await context.script("Homing", gcode.home(dict.fromkeys(axes)), timeout=_HOME_TIMEOUT)
     # While it homes, Klipper lists an axis already: only both together, the answer and the axes, are homed.
     wanted = set(axes or "xyz")
     if not await printer.until(lambda: wanted <= set(printer.state.homed_axes), 5.0):
@@ -66,7 +66,7 @@ async def _move(context: Context, what: str, script: str) -> None:
     one.
     """
     try:
-        await context.printer.script(what, script, timeout=_HOME_TIMEOUT)
+        await context.script(what, script, timeout=_HOME_TIMEOUT)
     except (errors.NotHomed, errors.OutOfRange, errors.TooCold, errors.GcodeError):
         with suppress(errors.CommandError):  # it is the first refusal that says what is wrong
             await context.printer.script("Restoring the G-code state", script.partition("M400\n")[2])

@@ -26,6 +26,8 @@ from printago_moonraker.printer.state import JobState
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from printago_moonraker.printer.starts import Start
+
 _RESTART_ACCEPTED = 30.0  # s; Klipper can be deadlocked after an emergency stop, and then never answers
 _RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
 
@@ -41,34 +43,44 @@ async def download_gcode(context: Context, parameters: Parameters) -> Answer:
     return success("Download command issued successfully.", **fetched.describe())
 
 
-@command("printer_control.start_print", busy=IDLE_ONLY)
+@command("printer_control.start_print", busy=IDLE_ONLY, starts=True)
 async def start_print(context: Context, parameters: Parameters) -> Answer:
-    path = context.jobs.path_of(parameters["file_name"])
-    await context.jobs.start(path, parameters.get("job_id") or parameters.get("printago_job"), context.received)
+    path = await context.jobs.locate(parameters["file_name"])
+    await context.jobs.start(path, _job_id(parameters), _start(context), context.deadline)
     return success("Print start command issued successfully.", path=path)
 
 
-@command("printer_control.start_print_bbl", lane=Lane.TRANSFER, busy=IDLE_ONLY)
+@command("printer_control.start_print_bbl", lane=Lane.TRANSFER, busy=IDLE_ONLY, starts=True)
 async def start_print_bbl(context: Context, parameters: Parameters) -> Answer:
-    fetched = await context.jobs.fetch(parameters)
+    start = _start(context)
+    async with start.interrupted():
+        fetched = await context.jobs.fetch(parameters)
     async with context.lanes.turn(Lane.ORDERED):
         if time.monotonic() > context.expires:
             raise errors.Expired("The command expired during the download; the file is there, and not printed.")
-        context.printer.require_ready()
-        job_id = parameters.get("job_id") or parameters.get("printago_job")
-        await context.jobs.start(fetched.path, job_id, context.received)
+        await context.jobs.start(fetched.path, _job_id(parameters), start, context.expires)
     return success("Print start command issued successfully.", **fetched.describe())
+
+
+def _job_id(parameters: Parameters) -> str | None:
+    return parameters.get("job_id") or parameters.get("printago_job")
+
+
+def _start(context: Context) -> Start:
+    assert context.start is not None, "declared with `starts`"
+    return context.start
 
 
 @command("printer_control.pause_print", lane=Lane.BESIDE)
 async def pause_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print paused command issued successfully.", context.printer
     await _not_in(context, Phase.STARTING)
-    if printer.state.job is JobState.PAUSED:
+    job = await _job(context, JobState.PRINTING)
+    if job is JobState.PAUSED:
         return success(message, already=True)
-    if printer.state.job is not JobState.PRINTING:
+    if job is not JobState.PRINTING:
         raise errors.NotPrinting("Nothing is printing, so there is nothing to pause.")
-    await _steer(context, "The pause", Phase.PAUSING, printer.api.print_pause(timeout=None), JobState.PAUSED)
+    await _steer(context, "The pause", Phase.PAUSING, printer.api.print_pause(timeout=None), {JobState.PAUSED})
     return success(message)
 
 
@@ -76,25 +88,45 @@ async def pause_print(context: Context, parameters: Parameters) -> Answer:
 async def resume_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print resumed command issued successfully.", context.printer
     await _not_in(context, Phase.PAUSING)
-    if printer.state.job is JobState.PRINTING:
+    job = await _job(context, JobState.PAUSED)
+    if job is JobState.PRINTING:
         return success(message, already=True)
-    if printer.state.job is not JobState.PAUSED:
+    if job is not JobState.PAUSED:
         raise errors.NotPaused("No print is paused, so there is nothing to resume.")
-    await _steer(context, "The resume", Phase.RESUMING, printer.api.print_resume(timeout=None), JobState.PRINTING)
+    # What has come to its end meanwhile was resumed.
+    resumed = {JobState.PRINTING, JobState.COMPLETE, JobState.ERROR}
+    await _steer(context, "The resume", Phase.RESUMING, printer.api.print_resume(timeout=None), resumed)
     return success(message)
 
 
-@command("printer_control.stop_print", lane=Lane.BESIDE)
+@command("printer_control.stop_print", lane=Lane.BESIDE, needs_ready=False)
 async def stop_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print stop command issued successfully.", context.printer
-    context.jobs.revoke_starts(context.received)
+    taken_back = context.jobs.starts.stop(context.received)
+    on = (JobState.PRINTING, JobState.PAUSED)
+    if taken_back and not (printer.phase is Phase.STARTING or printer.state.job in on):
+        return success(message)
+    printer.require_ready()
     await _not_in(context, Phase.STARTING)
-    if printer.state.job is JobState.CANCELLED:
+    job = await _job(context, *on)
+    if job is JobState.CANCELLED:
         return success(message, already=True)
-    if printer.state.job not in (JobState.PRINTING, JobState.PAUSED):
-        raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
-    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(timeout=None), None)
+    if job not in on:
+        if printer.prints.coming is None:
+            raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
+        # Of a start nobody knows what became. Klipper does one after the other: whatever began is stopped by this.
+        await printer.carry_out("The stop", printer.api.print_cancel(timeout=None))
+        return success(message)
+    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(timeout=None), set(JobState) - set(on))
     return success(message)
+
+
+async def _job(context: Context, *wanted: JobState) -> JobState:
+    """How the print stands; looked at again when it is none of `wanted`, so that there would be nothing to do."""
+    printer = context.printer
+    if printer.state.job not in wanted:
+        await printer.look_again()
+    return printer.state.job
 
 
 async def _not_in(context: Context, phase: Phase) -> None:
@@ -108,30 +140,25 @@ async def _not_in(context: Context, phase: Phase) -> None:
         printer.require_ready()
 
 
-async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None], goal: JobState | None) -> None:
-    """Pause, resume or cancel the print that is on; done when it shows `goal` (None: when it is no longer on)."""
+async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None], goals: set[JobState]) -> None:
+    """Pause, resume or cancel the print that is on; done when it shows one of `goals`, or that it is over."""
     printer = context.printer
     on = (JobState.PRINTING, JobState.PAUSED)
 
-    def seen() -> bool:
-        return printer.state.klippy is KlippyState.READY and (
-            printer.state.job is goal if goal else printer.state.job not in on
-        )
-
-    def over() -> bool:
+    def shows(states: set[JobState]) -> bool:
         # Klipper out of sight, or gone, shows no job at all: that is not the end of one.
-        return seen() or (printer.state.klippy is KlippyState.READY and printer.state.job not in on)
+        return printer.state.klippy is KlippyState.READY and printer.state.job in states
 
     with printer.operation(phase):
-        await printer.carry_out(what, call, over, timeout=PATIENCE)
-    if not seen():
+        await printer.carry_out(what, call, lambda: shows(goals | set(JobState) - set(on)), timeout=PATIENCE)
+    if not shows(goals):
         raise errors.NotPrinting(f"{what} came too late: the print has ended ({printer.state.job}).")
 
 
 @command("printer_control.emergency_stop", lane=Lane.BESIDE, needs_ready=False, urgent=True)
 async def emergency_stop(context: Context, parameters: Parameters) -> Answer:
     printer, message = context.printer, "Emergency stop command issued successfully."
-    context.jobs.revoke_starts(context.received)
+    context.jobs.starts.stop(context.received)
     already = printer.state.klippy is KlippyState.SHUTDOWN
     try:
         await printer.api.emergency_stop()

@@ -18,7 +18,8 @@ from printago_moonraker.printer.phase import Phase
 if TYPE_CHECKING:
     from printago_moonraker.printer.camera import Cameras
     from printago_moonraker.printer.jobs import Jobs
-    from printago_moonraker.printer.printer import Printer
+    from printago_moonraker.printer.printer import Printer, Seen
+    from printago_moonraker.printer.starts import Start
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,13 @@ class Context:
     lanes: Lanes
     cameras: Cameras
     received: float = 0.0  # when the command came, on the monotonic clock
-    expires: float = math.inf  # when it is no longer wanted, likewise
+    deadline: float = math.inf  # by when it is to be begun, likewise
+    expires: float = math.inf  # when nothing of it is wanted any more, likewise
+    start: Start | None = None  # of a command that starts a print
+
+    async def script(self, what: str, script: str, seen: Seen | None = None, *, timeout: float) -> None:
+        """`Printer.script`, unless the command expires before Klipper comes to it."""
+        await self.printer.script(what, script, seen, timeout=timeout, deadline=self.deadline)
 
 
 Parameters = Mapping[str, Any]
@@ -58,7 +65,7 @@ class Command:
 
     `read_only`: it changes nothing, so it is answered anew each time it comes and is not noted in the ledger; unless
     it sends something to a `destination_url`.
-    `urgent`: it does not wait until it is noted.
+    `urgent`: it does not wait until it is noted. `starts`: it starts a print, so a stop takes it back.
     """
 
     type: str
@@ -69,6 +76,7 @@ class Command:
     busy: frozenset[Phase]
     read_only: bool = False
     urgent: bool = False
+    starts: bool = False
 
     def is_repeatable(self, parameters: Mapping[str, Any]) -> bool:
         """Whether the command, with these parameters, may be carried out as often as it comes."""
@@ -101,12 +109,13 @@ def command(
     busy: frozenset[Phase] = frozenset(),
     read_only: bool = False,
     urgent: bool = False,
+    starts: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated handler as the command `type.action`."""
     kind, _, action = name.partition(".")
 
     def declare(handler: Handler) -> Handler:
-        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy, read_only, urgent)
+        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy, read_only, urgent, starts)
         return handler
 
     return declare

@@ -46,7 +46,7 @@ async def _set(context: Context, heater: Heater | None, parameters: Parameters, 
     # As Klipper will read it, so that 0.00004 °C is seen as what it becomes.
     wanted = float(gcode.number(target))
     state = context.printer.state
-    await context.printer.script(
+    await context.script(
         f"{what}'s target",
         gcode.set_heater(heater.name, target),
         lambda: state.number(name, "target") == wanted,

@@ -130,6 +130,14 @@ class Moonraker:
         answer = await self._call("printer.objects.subscribe", {"objects": dict(objects)})
         return cast("dict[str, JsonObject]", answer["status"]), float(answer.get("eventtime") or 0.0)
 
+    async def query(self, objects: Mapping[str, list[str] | None]) -> tuple[dict[str, JsonObject], float]:
+        """The present values of some objects, and their time on Klipper's clock in s ("Query printer object status").
+
+        Takes up to 250 ms (answered on Klipper's tick).
+        """
+        answer = await self._call("printer.objects.query", {"objects": dict(objects)})
+        return cast("dict[str, JsonObject]", answer["status"]), float(answer.get("eventtime") or 0.0)
+
     async def print_start(self, filename: str, timeout: float | None = 10.0) -> None:
         """Print `filename`, relative to gcodes ("Start a print"). Returns with the file open; the print comes after."""
         await self._call("printer.print.start", {"filename": filename}, timeout)

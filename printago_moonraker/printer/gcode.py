@@ -23,6 +23,7 @@ _STATE = "printago"
 RESTORE = f"RESTORE_GCODE_STATE NAME={_STATE}"
 PROMPT_END = 'RESPOND TYPE=command MSG="action:prompt_end"'
 _PROMPT_TEXT = re.compile(r"[\w .,:/~|=-]+", re.ASCII)
+CLEAR_PAUSE = "CLEAR_PAUSE"
 _SAVE = f"SAVE_GCODE_STATE NAME={_STATE}"
 
 _REFUSALS: tuple[tuple[str, type[errors.CommandError]], ...] = (
@@ -126,6 +127,10 @@ def _respond(action: str) -> str:
     if not _PROMPT_TEXT.fullmatch(action):
         raise ValueError(f"{printable(action, 60)!r} cannot be shown in a prompt")
     return f'RESPOND TYPE=command MSG="action:{action}"'
+
+
+def plain(text: str) -> str:
+    return text
 
 
 def refusal(error: RpcError) -> errors.CommandError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ from printago_moonraker import errors
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.http import Download, Uploaded, upload
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
-from printago_moonraker.printer import archive, names
+from printago_moonraker.printer import archive, gcode, names
 from printago_moonraker.printer.phase import Phase
+from printago_moonraker.printer.starts import Starts
 from printago_moonraker.urlpolicy import UrlPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 
     from printago_moonraker.printer.printer import Printer
+    from printago_moonraker.printer.starts import Start
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Jobs:
         self._printer = printer
         self._settings = printer.settings.transfers
         self._policy = UrlPolicy(allow_http=self._settings.allow_http, allowed_hosts=self._settings.allowed_hosts)
-        self._stopped = -math.inf  # when the last stop came, on the monotonic clock
+        self.starts = Starts(printer)
 
     def path_of(self, file_name: str) -> str:
         """Where the file that a command names lies below the gcodes root. Raises ForbiddenPath."""
@@ -82,9 +83,8 @@ class Jobs:
         path = f"{self._settings.folder}/{name}"
         job_id = parameters.get("job_id") or parameters.get("printago_job")
         self._refuse_if_printing(path)
-        if job_id:
-            self._printer.prints.name_file(path, job_id)
-            await self._printer.remember()
+        self._printer.prints.name_file(path, job_id)
+        await self._printer.remember()
         with self._told(path, job_id) as payload:
             limit, on_disk = await self._room()
             try:
@@ -103,39 +103,59 @@ class Jobs:
             logger.info("%s: after the transfer of %s: %s", self._printer.config.name, printable(path), error)
         return fetched
 
-    def revoke_starts(self, received: float) -> None:
-        """A stop came at `received`, on the monotonic clock: what was to be started before, but waits or is still being
-        downloaded, must not begin any more.
+    async def locate(self, file_name: str) -> str:
+        """Where the file to be printed lies: under the name that a command gives it, or under the one that a download
+        of that name was given. Raises ForbiddenPath, FileNotFound.
         """
-        self._stopped = max(self._stopped, received)
+        path = self.path_of(file_name)
+        stored = f"{self._settings.folder}/{names.download_name('', file_name, self._settings.folder)}"
+        for each in dict.fromkeys((path, stored)):
+            if await self._printer.api.file_metadata(each) is not None or await self._exists(each):
+                return each
+        raise errors.FileNotFound(f"File does not exist: {path}")
 
-    async def start(self, path: str, job_id: str | None, received: float) -> None:
-        """Start the print of `path` (below the gcodes root), and wait until it is seen. `received`: when that was
-        asked for. Raises the CommandErrors of a start.
+    async def start(self, path: str, job_id: str | None, start: Start, deadline: float) -> None:
+        """Start the print of `path` (below the gcodes root) before `deadline` (on the monotonic clock), and wait until
+        it is seen. Raises the CommandErrors of a start.
         """
         printer = self._printer
-        if await printer.api.file_metadata(path) is None and not await self._exists(path):
-            raise errors.FileNotFound(f"File does not exist: {path}")
-        after = await self._newest_entry()
-        # Looked at again: another client may have started one while Moonraker looked for the file.
+        async with start.interrupted():
+            await printer.turn("The print start", deadline=deadline)
+            await self._clear_pause()
+            after = await self._newest_entry()
+        # Looked at again: another client may have started one meanwhile.
+        printer.require_ready()
         if printer.phase.has_job:
-            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printer.state.filename}).")
-        printer.prints.expect(path, job_id, printer.state, after=after)
-
-        def seen() -> bool:
-            return printer.prints.begun or printer.is_printing(path)
-
+            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+        prints = printer.prints
+        prints.expect(path, job_id, printer.state, after=after)
         try:
             await printer.remember()  # whose print it is must be known even if nobody is there to see it begin
-            if received < self._stopped:
-                raise errors.Cancelled("A stop came before the print was started, so it was not.")
-            with printer.operation(Phase.STARTING):
-                await printer.carry_out("The print start", printer.api.print_start(path, timeout=None), seen)
-        except errors.OutcomeUnknown:
-            raise  # it may start yet, and is then still Printago's
+            start.hand_over()
         except errors.CommandError:
-            printer.prints.forget_expected()
+            prints.forget_expected()
             raise
+        with printer.operation(Phase.STARTING):
+            await printer.carry_out(
+                "The print start", self._hand_over(path), lambda: prints.begun or printer.is_printing(path)
+            )
+
+    async def _hand_over(self, path: str) -> None:
+        """Klipper's own answer tells whether the print is still to come, whatever becomes of who waits for it."""
+        prints = self._printer.prints
+        try:
+            await self._printer.api.print_start(path, timeout=None)
+        except RpcError as error:
+            if not isinstance(gcode.refusal(error), errors.PrinterOffline):
+                prints.forget_expected()
+            raise
+        prints.accepted()
+
+    async def _clear_pause(self) -> None:
+        """A pause that came after its print's end stays in Klipper, which then takes no pause of the next one."""
+        state = self._printer.state
+        if state.get("pause_resume", "is_paused", False):
+            await self._printer.carry_out("Clearing the pause", self._printer.api.gcode_script(gcode.CLEAR_PAUSE, None))
 
     # ------------------------------------------------------------------------------------------------------- transfer
 
@@ -260,7 +280,7 @@ class Jobs:
         """Of Moonraker's history: where it ends now. None when there is none."""
         try:
             history = await self._printer.api.history_list(limit=1)
-        except RpcError:
+        except (RpcError, RpcTimeout):
             return None
         return str(history[0].get("job_id")) if history else None
 

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from printago_moonraker.moonraker.api import KlippyState, Moonraker
-from printago_moonraker.moonraker.rpc import RpcError
+from printago_moonraker.moonraker.rpc import METHOD_NOT_FOUND, RpcError, RpcTimeout
 from printago_moonraker.printer.facts import read_facts
-from printago_moonraker.printer.prints import history_status
 from printago_moonraker.printer.state import subscription
 
 if TYPE_CHECKING:
+    from printago_moonraker.printer.history import Entries
     from printago_moonraker.printer.printer import Printer
 
 logger = logging.getLogger(__name__)
 
 POLL = 1.0  # s
+HISTORY = 100  # prints looked at for the one in question
+# Attempts at a history that fails; then nobody will ever know. Each may take as long as a call has patience.
+ASK_HISTORY = 20
+# After its own restart Moonraker says for a second that a Klipper which prints on is not connected, or starts up. After
+# so many seconds on one connection it is true. A missing micro-controller keeps Klipper starting for 90 s.
+AWAY = {KlippyState.DISCONNECTED: 15.0, KlippyState.STARTUP: 100.0}
 _ATTACHED = (KlippyState.READY, KlippyState.SHUTDOWN, KlippyState.ERROR)
 
 
@@ -35,6 +42,8 @@ class KlippyWatch:
         self._api = api
         self._news = asyncio.Event()
         self._halted = False
+        self._asked = 0  # times that the history was asked in vain
+        self._away_since: float | None = None  # on the monotonic clock
 
     def ready(self) -> None:
         """`notify_klippy_ready`: whatever was subscribed before is gone."""
@@ -58,12 +67,19 @@ class KlippyWatch:
         while True:
             self._news.clear()
             attached = await self._look()
+            self._lose_patience(attached)
             await self._settle()
-            try:
-                async with asyncio.timeout(None if attached else POLL):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
+            while not await self._news_came(soon=not attached or self._printer.prints.unsettled) and attached:
+                await self._settle()
+
+    async def _news_came(self, *, soon: bool) -> bool:
+        """Wait for news; False when it is time to ask instead."""
+        try:
+            async with asyncio.timeout(POLL if soon else None):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _look(self) -> bool:
         """Take in Klipper's present state; True when it is subscribed to, so that it will say what changes."""
@@ -79,11 +95,18 @@ class KlippyWatch:
                 self._note(info.klippy_state)
                 return False
             await self._subscribe()
-        except RpcError as error:
-            # Klipper went away between two calls.
+        except (RpcError, RpcTimeout) as error:
+            # Klipper went away between two calls, or hangs; Moonraker is there all the same.
             logger.debug("%s: %s", self._printer.config.name, error)
             return False
         return self._printer.state.klippy in _ATTACHED and not self._news.is_set()
+
+    def _lose_patience(self, attached: bool) -> None:
+        now = time.monotonic()
+        self._away_since = None if attached else self._away_since or now
+        patience = AWAY.get(self._printer.state.klippy)
+        if self._away_since is not None and patience is not None and now - self._away_since > patience:
+            self._printer.prints.give_up_waiting()
 
     async def _look_at_shutdown(self) -> bool:
         """Why Klipper has stopped. The subscription survives that."""
@@ -107,20 +130,22 @@ class KlippyWatch:
 
     async def _settle(self) -> None:
         """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
-        printer, question = self._printer, self._printer.prints.in_question
-        if not printer.prints.unsettled or question is None:
-            return
-        filename, since = question
+        if self._printer.prints.unsettled:
+            entries = await self._history()
+            if entries is not None:
+                self._printer.settle(entries)
+
+    async def _history(self) -> Entries | None:
+        """Its entries, the newest first; none when there is no history, None when it may answer the next time."""
         try:
-            history = await self._api.history_list(limit=20)
-        except RpcError as error:
-            # Without the component [history] nobody knows, and nobody ever will.
-            logger.info("%s: Moonraker's history cannot be asked: %s", printer.config.name, error)
-            history = []
-        history = [entry for entry in history if entry.get("job_id") != (printer.prints.before or "")]
-        if printer.prints.goes_on(history, printer.state):
-            printer.changed()
-            return
-        entry = printer.prints.current.entry if printer.prints.current else None
-        again = printer.is_printing(filename)
-        printer.settle(history_status(history, filename, again=again, since=since, entry=entry))
+            entries = await self._api.history_list(limit=HISTORY)
+        except (RpcError, RpcTimeout) as error:
+            self._asked += 1
+            for_good = isinstance(error, RpcError) and error.status == METHOD_NOT_FOUND  # no component [history]
+            if not for_good and self._asked < ASK_HISTORY:
+                logger.debug("%s: Moonraker's history: %s", self._printer.config.name, error)
+                return None
+            logger.warning("%s: Moonraker's history cannot be asked: %s", self._printer.config.name, error)
+            entries = []
+        self._asked = 0
+        return entries

@@ -64,12 +64,14 @@ _UNDER_WAY = {
 }
 
 
-def phase_of(*, moonraker: bool, klippy: KlippyState, job: JobState, under_way: Phase | None, progress: float) -> Phase:
-    """The phase, from the link, Klipper's state, `print_stats.state`, the agent's own operation, and the file's
-    progress (0..1).
+def phase_of(
+    *, moonraker: bool | None, klippy: KlippyState, job: JobState, under_way: Phase | None, progress: float
+) -> Phase:
+    """The phase, from the link (None: not tried yet), Klipper's state, `print_stats.state`, the agent's own operation,
+    and the file's progress (0..1).
     """
     if not moonraker:
-        return Phase.OFFLINE
+        return Phase.CONNECTING if moonraker is None else Phase.OFFLINE
     if klippy is not KlippyState.READY:
         return _KLIPPY[klippy]
     if under_way is not None and job in _UNDER_WAY.get(under_way, ()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from printago_moonraker.config import Config, PrinterConfig
     from printago_moonraker.moonraker.thumbnails import Image
     from printago_moonraker.moonraker.webcams import Webcam
+    from printago_moonraker.printer.history import Entries
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +63,13 @@ class Printer:
         self._old_progress: float | None = None  # M73's value of the file before, which stays until a file sets its own
         self.versions: dict[str, str | None] = {"klipper": None, "moonraker": None}
         self.webcams: tuple[Webcam, ...] = ()
+        self.halts = 0  # times that Klipper was seen to shut down or to fail
         self.on_change: Callable[[list[Transition]], None] = lambda _: None
         self.remember: Callable[[], Awaitable[None]] = (
             _forget  # keep what must survive a restart; returns when it is kept
         )
         self._api: Moonraker | None = None
+        self._was_stopped = False
         self.halting = False
         self._overtaking: list[tuple[Mapping[str, Mapping[str, Any]], float]] | None = None
         self._watchers: dict[asyncio.Future[None], Seen] = {}
@@ -83,7 +87,8 @@ class Printer:
         return phase_of(
             moonraker=state.moonraker,
             klippy=state.klippy,
-            job=state.job,
+            # A newer Klipper's word that is not known: it is as busy with the print as it was.
+            job=JobState.PRINTING if state.job is JobState.UNKNOWN and self.prints.current else state.job,
             under_way=self.under_way,
             progress=state.get("virtual_sdcard", "progress", 0.0),
         )
@@ -94,7 +99,9 @@ class Printer:
         self.state.moonraker = True
 
     def detach(self) -> None:
-        """Moonraker is gone. What Klipper said before is dropped: a picture that cannot be true must not be shown."""
+        """Moonraker is gone, or was never there. What Klipper said before is dropped: a picture that cannot be true
+        must not be shown.
+        """
         self._api = None
         self.prints.lost_sight()
         self.state.moonraker = False
@@ -136,13 +143,16 @@ class Printer:
         if shown is not None and shown not in (self.state.number("virtual_sdcard", "progress"), self._old_progress):
             self.slicer_progress = shown
 
-    def settle(self, status: str | None) -> None:
-        """Moonraker's history said how the print ended that was on when the printer went out of sight."""
-        self.on_change(self.prints.settle(status))
+    def settle(self, entries: Entries) -> None:
+        """The newest entries of Moonraker's history: what became of the print while the printer was out of sight."""
+        self.on_change(self.prints.settle_by(entries, self.state))
         self.changed()
 
     def changed(self) -> None:
         """Tell everybody who waits, synchronously, so that no state between two awaits is missed."""
+        stopped = self.state.klippy in (KlippyState.SHUTDOWN, KlippyState.ERROR)
+        self.halts += stopped and not self._was_stopped
+        self._was_stopped = stopped
         transitions = self.prints.observe(self.state, time.monotonic(), cancelling=self.under_way is Phase.CANCELLING)
         if any(transition.change is Change.STARTED for transition in transitions):
             self._old_progress, self.slicer_progress = self.state.number("display_status", "progress"), None
@@ -203,6 +213,15 @@ class Printer:
             del self._watchers[future]
         return True
 
+    async def look_again(self) -> None:
+        """Ask Klipper how the print stands: before it is said that nothing needs to be done, because what is shown may
+        be a tick old, or older when Klipper stood still. Raises RpcTimeout, ConnectionLost or the refusal's error.
+        """
+        try:
+            self.apply(*await self.api.query({"print_stats": None}))
+        except RpcError as error:
+            raise gcode.refusal(error) from None
+
     async def carry_out(
         self, what: str, call: Awaitable[Any], seen: Seen | None = None, *, timeout: float = PATIENCE
     ) -> None:
@@ -238,10 +257,12 @@ class Printer:
         try:
             calling.result()
         except RpcError as error:
+            refusal = gcode.refusal(error)
+            self.prints.not_the_files(printable(error.message.strip().partition("\n")[0]))
             # A macro can fail when it has done its work, and the status comes up to a tick later than the answer.
             if seen and await self.until(seen, TICK):
                 return
-            raise gcode.refusal(error) from None
+            raise refusal from None
         except (errors.ConnectionLost, RpcTimeout) as error:
             # Klipper may have accepted it. Only the printer can tell.
             logger.info("%s: %s; watching what the printer does", what, error)
@@ -250,13 +271,14 @@ class Printer:
         else:
             if seen and not await self.until(lambda: self._stopped() or seen(), SETTLE):
                 raise errors.OutcomeUnknown(
-                    f"Klipper accepted it, but {what[0].lower()}{what[1:]} was not seen within {SETTLE:.0f} s."
+                    f"Klipper accepted it, but {what[0].lower()}{what[1:]} was not seen within {SETTLE:.0f} s; its "
+                    "outcome is unknown."
                 )
 
     def _stopped(self) -> bool:
         """Klipper is known to have stopped; while it is out of sight it may well go on."""
         up = (KlippyState.READY, KlippyState.UNKNOWN)
-        return self.halting or (self.state.moonraker and self.state.klippy not in up)
+        return self.halting or bool(self.state.moonraker and self.state.klippy not in up)
 
     def _still_standing(self, what: str, seen: Seen | None) -> None:
         """An emergency stop makes Klipper answer "ok" to what it cut short."""
@@ -267,13 +289,45 @@ class Printer:
             message = said or "Klipper has stopped"
             raise errors.PrinterNotReady(f"{what} was cut short: {message}.")
 
-    async def script(self, what: str, script: str, seen: Seen | None = None, *, timeout: float = PATIENCE) -> None:
-        """Run G-code made by `printer.gcode`; see `carry_out`."""
+    async def turn(self, what: str, *, timeout: float = PATIENCE, deadline: float = math.inf) -> None:
+        """Wait until Klipper has run all G-code that it was given before, by whomever.
+
+        Behind a heating macro, what is handed over runs when nobody wants it any more, and nothing takes it back. So an
+        empty script goes first; until that is answered, nothing has been done. `deadline` is on the monotonic clock.
+        Raises Expired, Busy, PrinterOffline, PrinterNotReady. Cancelling is safe.
+        """
+        patience = min(timeout, max(0.0, deadline - time.monotonic()))
+        try:
+            await self.carry_out(what, self._wait_for_turn(), timeout=patience)
+        except errors.OutcomeUnknown:
+            if time.monotonic() >= deadline:
+                raise errors.Expired("The command expired while Klipper ran other G-code; nothing was done.") from None
+            raise errors.Busy(f"Klipper ran other G-code for {patience:.0f} s, so nothing was done.") from None
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            await self.api.gcode_script("", timeout=None)
+        except errors.ConnectionLost as error:
+            raise errors.PrinterOffline(f"{error} Nothing was done.") from None
+
+    async def script(
+        self,
+        what: str,
+        script: str,
+        seen: Seen | None = None,
+        *,
+        timeout: float = PATIENCE,
+        deadline: float = math.inf,
+    ) -> None:
+        """Run G-code made by `printer.gcode` when Klipper comes to it before `deadline`; see `turn` and `carry_out`."""
+        await self.turn(what, timeout=timeout, deadline=deadline)
         await self.carry_out(what, self.api.gcode_script(script, timeout=None), seen, timeout=timeout)
 
     def is_printing(self, filename: str) -> bool:
-        """Whether that file (relative to the gcodes root) is the job that is on, running or paused."""
-        on = self.state.job in (JobState.PRINTING, JobState.PAUSED)
+        """Whether that file (relative to the gcodes root) is the job that is on, running or paused. In a shutdown,
+        Klipper goes on showing one that can never be resumed.
+        """
+        on = self.state.klippy is KlippyState.READY and self.state.job in (JobState.PRINTING, JobState.PAUSED)
         return on and self.state.filename.lower() == filename.lower()
 
 

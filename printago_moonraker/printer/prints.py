@@ -2,7 +2,7 @@
 
 Klipper forgets a job at each restart and names none but its file, so identity is kept here. Each print gives exactly
 one end. Where Klipper alone cannot tell (the link was down meanwhile), `unsettled` says so and Moonraker's history
-settles it.
+settles it (`printer.history`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from enum import Enum
 from typing import Any
 
 from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.printer import history
+from printago_moonraker.printer.gcode import plain
 from printago_moonraker.printer.state import JobState, PrinterState
 
 # A G-code error and the cancel that the configuration made of it (`on_error_gcode: CANCEL_PRINT`) are this close
 # together at most, in seconds: Klipper shows no other difference to a cancel by a person.
 ERROR_TO_CANCEL = 10.0
-SAME_CLOCK = 2.0  # seconds: Moonraker runs on the same host as a rule
 COARSE = 30.0  # seconds of a print's time between two memories of it
 
 
@@ -56,13 +57,14 @@ class Transition:
 @dataclass(frozen=True)
 class _Expected:
     """A print that was to be started at `since`, unix time; `trace` is what Klipper showed of the job before, `after`
-    the newest entry of Moonraker's history then.
+    the newest entry of Moonraker's history then. `accepted`: Klipper has opened the file, so the print begins.
     """
 
     job: Print
     trace: tuple[JobState, float | None]
     since: float
     after: str | None = None
+    accepted: bool = False
 
 
 @dataclass
@@ -76,6 +78,7 @@ class PrintTracker:
     _last_error: tuple[float, str] | None = None
     _file_done: bool = False  # Klipper has said that it ran the file's last line
     _gap: bool = False  # the printer was out of sight since the last look
+    _restarted: bool = False  # Klipper went away since a start was handed to it, and whatever waited there with it
     # The print ended while out of sight, and Klipper has forgotten how: ask Moonraker's history, then `settle`.
     unsettled: bool = False
 
@@ -84,13 +87,23 @@ class PrintTracker:
 
         `after`: the newest entry of Moonraker's history, which is not this print's.
         """
-        self.begun = False
+        self.begun = self._restarted = False
         job = Print(filename, "printago", job_id or self._job_ids.get(filename))
         self._expected = _Expected(job, _trace(state), time.time(), after)
 
+    def accepted(self) -> None:
+        """Klipper has taken the start: even if nobody sees it print, the print has begun."""
+        if self._expected is not None:
+            self._expected = replace(self._expected, accepted=True)
+
     def forget_expected(self) -> None:
-        """The start was refused."""
+        """The start was refused, or never handed over."""
         self._expected = None
+
+    @property
+    def coming(self) -> Print | None:
+        """The print that is about to start; None when none is."""
+        return self._expected.job if self._expected else None
 
     def is_over(self, state: PrinterState) -> bool:
         """Whether the expected print has come and gone between two ticks."""
@@ -100,9 +113,13 @@ class PrintTracker:
         same = state.filename.lower() == self._expected.job.filename.lower()
         return ended and same and _trace(state) != self._expected.trace
 
-    def name_file(self, filename: str, job_id: str) -> None:
-        """A download came with the cloud's name for the print to come; the start need not repeat it."""
-        self._job_ids[filename] = job_id
+    def name_file(self, filename: str, job_id: str | None) -> None:
+        """A download came with the cloud's name for the next print of the file, which the start need not repeat; or
+        with none, and an earlier name is of an earlier file.
+        """
+        self._job_ids.pop(filename, None)
+        if job_id:
+            self._job_ids[filename] = job_id
         while len(self._job_ids) > 100:
             self._job_ids.pop(next(iter(self._job_ids)))
 
@@ -115,8 +132,16 @@ class PrintTracker:
         self._file_done = self.current is not None
 
     def gcode_error(self, text: str, now: float) -> None:
-        """A `!! ` line was seen, at `now` seconds on a monotonic clock."""
-        self._last_error = (now, text)
+        """A `!! ` line was seen, at `now` seconds on a monotonic clock. While the print is paused, no line of its file
+        runs: it is somebody else's.
+        """
+        if self.current is not None and not self.current.paused:
+            self._last_error = (now, text)
+
+    def not_the_files(self, text: str) -> None:
+        """That `!! ` line was the refusal of a command, and no error in the file."""
+        if self._last_error and self._last_error[1] == text:
+            self._last_error = None
 
     def lost_sight(self) -> None:
         """The link to Moonraker is down; Klipper may go on printing."""
@@ -129,10 +154,13 @@ class PrintTracker:
         self._gap, self.unsettled = False, False
         begun: list[Transition] = []
         if self.current is None:
-            if self._expected is None or status is None:
-                return []  # it may begin yet: Klipper does what it has accepted, however late
-            self.current = self._claim(self._expected.job.filename)
-            begun = [Transition(Change.STARTED, self.current)]
+            if self._expected is None:
+                return []
+            if status is None and not self._expected.accepted:
+                if self._restarted:
+                    self._expected = None
+                return []  # else it may begin yet: Klipper does what waits in it, however late
+            begun = [self._begin_unseen(self._expected)]
         if status == "completed":
             return [*begun, self._end(Change.DONE)]
         if status == "cancelled":
@@ -145,29 +173,35 @@ class PrintTracker:
         if job and job.entry is None and job.filename.lower() == filename.lower():
             self.current = replace(job, entry=entry)
 
-    def goes_on(self, history: list[dict[str, Any]], state: PrinterState) -> bool:
-        """While `unsettled`: whether the print that is on, or whose end is shown, is the one of before, by the newest
-        entry of its file. If so, it is in sight again.
+    def settle_by(self, entries: history.Entries, state: PrinterState) -> list[Transition]:
+        """While `unsettled`: the newest entries of Moonraker's history tell how the print ended, or that it is the one
+        that is on, or whose end is shown, and goes on from there.
         """
-        job = self.current
-        if job is None or not _is_shown(job, state) or self._replaced(state):
+        if self.current is not None:
+            if self._goes_on(self.current, entries, state):
+                return []
+            filename, entry = self.current.filename, self.current.entry
+        elif self._expected is not None:
+            filename, entry = self._expected.job.filename, None
+            entries = history.newer(entries, self._expected.after, self._expected.since)
+        else:
+            return self.settle(None)
+        again = _on(state) and state.filename.lower() == filename.lower()
+        return self.settle(history.status(entries, filename, again=again, entry=entry))
+
+    def _goes_on(self, job: Print, entries: history.Entries, state: PrinterState) -> bool:
+        """Whether the print in sight is the one of before, by the newest entry of its file."""
+        if not _is_shown(job, state) or self._replaced(state):
             return False
-        entries = [each.get("job_id") for each in history if _is_of(each, job.filename)]
-        same = not entries or entries[0] == job.entry
+        found = [each.get("job_id") for each in entries if history.is_of(each, job.filename)]
+        same = not found or found[0] == job.entry
         self._gap, self.unsettled = self._gap and not same, not same
         return same
 
-    @property
-    def in_question(self) -> tuple[str, float | None] | None:
-        """While `unsettled`: the file whose print is to be looked up, and the unix time that it began after."""
-        if self.current is not None:
-            return self.current.filename, None
-        return (self._expected.job.filename, self._expected.since) if self._expected else None
-
-    @property
-    def before(self) -> str | None:
-        """While a print is expected: the entry of Moonraker's history that is not its own."""
-        return self._expected.after if self._expected and self.current is None else None
+    def give_up_waiting(self) -> None:
+        """Klipper has been away for so long that it does not print on: the history is to tell, or nobody."""
+        if self._gap and (self.current or self._expected):
+            self.unsettled = self._restarted = True
 
     def memory(self) -> dict[str, Any]:
         """What a restart must not forget, as JSON takes it. The print's time is coarse: each change is written."""
@@ -188,7 +222,8 @@ class PrintTracker:
         if expected:
             state, duration = expected["trace"]
             job, since = Print(**expected["job"]), float(expected["since"])
-            self._expected = _Expected(job, (JobState(state), duration), since, expected.get("after"))
+            after, accepted = expected.get("after"), bool(expected.get("accepted"))
+            self._expected = _Expected(job, (JobState(state), duration), since, after, accepted)
         self._job_ids = dict(memory["job_ids"])
         self._gap = True
 
@@ -203,21 +238,30 @@ class PrintTracker:
             return []
         if state.klippy is not KlippyState.READY:
             return self._halted(state)
+        if self.current and state.job is JobState.UNKNOWN:
+            return []  # a newer Klipper's word for something between the states that are known
         transitions: list[Transition] = []
         if self.current and self._replaced(state):
             done = self._file_done
             transitions.append(self._end(Change.DONE) if done else self._end(Change.CANCELLED, "replaced"))
         if self.current is None:
             transitions += self._begin(state)
-        elif state.job is JobState.PAUSED and not self.current.paused:
-            transitions.append(self._move(Change.PAUSED, paused=True))
-        elif state.job is JobState.PRINTING and self.current.paused:
-            transitions.append(self._move(Change.RESUMED, paused=False))
-        elif not _on(state):
-            transitions.append(self._ended(state, None if cancelling else now))
+        else:
+            transitions += self._follow(self.current, state, None if cancelling else now)
         if self.current:
             self.current = replace(self.current, time=state.get("print_stats", "total_duration", 0.0))
         self._gap = False
+        return transitions
+
+    def _follow(self, job: Print, state: PrinterState, now: float | None) -> list[Transition]:
+        """What became of the print that was on."""
+        transitions: list[Transition] = []
+        if state.job is JobState.PAUSED and not job.paused:
+            transitions.append(self._move(Change.PAUSED, paused=True))
+        elif job.paused and state.job in (JobState.PRINTING, JobState.COMPLETE):  # complete: resumed within the tick
+            transitions.append(self._move(Change.RESUMED, paused=False))
+        if not _on(state):
+            transitions.append(self._ended(state, now))
         return transitions
 
     def _is_hidden(self, state: PrinterState) -> bool:
@@ -228,9 +272,8 @@ class PrintTracker:
         return silent or not state.moonraker or state.klippy is KlippyState.UNKNOWN
 
     def _begin(self, state: PrinterState) -> list[Transition]:
-        if self.is_over(state):
-            self.current = self._claim(state.filename)
-            return [Transition(Change.STARTED, self.current), self._ended(state, None)]
+        if self._expected and self.is_over(state):
+            return [self._begin_unseen(self._expected), self._ended(state, None)]
         if not _on(state):
             return []
         job = self._claim(state.filename)
@@ -239,9 +282,15 @@ class PrintTracker:
         self._last_error = None
         return [Transition(Change.STARTED, self.current)]
 
+    def _begin_unseen(self, expected: _Expected) -> Transition:
+        """The print began, and nobody saw it."""
+        self.current = self._claim(expected.job.filename)
+        return Transition(Change.STARTED, self.current)
+
     def _claim(self, filename: str) -> Print:
         """Klipper matches names regardless of case and reports the caller's spelling."""
         expected, self._expected = self._expected, None
+        self._job_ids.pop(filename, None)
         if expected and expected.job.filename.lower() == filename.lower():
             self.begun = True
             return expected.job
@@ -252,14 +301,29 @@ class PrintTracker:
         if state.klippy is KlippyState.SHUTDOWN and state.get("webhooks", "state", "") != KlippyState.SHUTDOWN:
             return []  # Klipper itself was asked; its status, with the job's last state, comes with the next tick
         self._gap = False
+        begun: list[Transition] = []
+        if self.current is None and self._expected is not None:
+            if not _has_begun(self._expected, state):
+                return self._doubt(state)
+            begun = [self._begin_unseen(self._expected)]
         if self.current is None:
             return []
+        return [*begun, self._end_by_halt(self.current, state)]
+
+    def _doubt(self, state: PrinterState) -> list[Transition]:
+        """A start is on its way to a Klipper that has gone: whether it was begun, the history says when that is back.
+        In a shutdown Klipper still answers, with a refusal.
+        """
+        self._gap = self._restarted = state.klippy is not KlippyState.SHUTDOWN
+        return []
+
+    def _end_by_halt(self, job: Print, state: PrinterState) -> Transition:
         if self._file_done:
-            return [self._end(Change.DONE)]
-        same = state.filename.lower() == self.current.filename.lower()
+            return self._end(Change.DONE)
+        same = state.filename.lower() == job.filename.lower()
         if state.klippy is KlippyState.SHUTDOWN and same and state.job in (JobState.COMPLETE, JobState.CANCELLED):
-            return [self._ended(state, None)]
-        return [self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")]
+            return self._ended(state, None)
+        return self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")
 
     def _ended(self, state: PrinterState, now: float | None) -> Transition:
         assert self.current is not None
@@ -293,13 +357,19 @@ class PrintTracker:
 
     def _move(self, change: Change, *, paused: bool) -> Transition:
         assert self.current is not None
-        self.current = replace(self.current, paused=paused)
+        self.current, self._last_error = replace(self.current, paused=paused), None
         return Transition(change, self.current)
 
     def _end(self, change: Change, reason: str | None = None) -> Transition:
         assert self.current is not None
         job, self.current, self._file_done = self.current, None, False
         return Transition(change, job, reason)
+
+
+def _has_begun(expected: _Expected, state: PrinterState) -> bool:
+    """Of a Klipper that has stopped: whether the print had begun by then, be it for less than a tick."""
+    same = state.job is not JobState.STANDBY and state.filename.lower() == expected.job.filename.lower()
+    return expected.accepted or (same and _trace(state) != expected.trace)
 
 
 def _on(state: PrinterState) -> bool:
@@ -317,33 +387,4 @@ def _trace(state: PrinterState) -> tuple[JobState, float | None]:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
-
-
-def _is_of(job: dict[str, Any], filename: str) -> bool:
-    return str(job.get("filename", "")).lower() == filename.lower()
-
-
-def history_status(
-    jobs: list[dict[str, Any]],
-    filename: str,
-    *,
-    again: bool = False,
-    since: float | None = None,
-    entry: str | None = None,
-) -> str | None:
-    """The status of the newest entry of Moonraker's history for that file, None when there is none that has ended.
-
-    `again`: the file is being printed anew, and the entry of that print is not the one. `since`: unix time before which
-    the print cannot have begun. `entry`: the print's own, where it is known.
-    """
-    found = [job for job in jobs if _is_of(job, filename)]
-    own = [job for job in found if entry is not None and job.get("job_id") == entry]
-    if own:
-        found, again = own, False
-    if since is not None:
-        found = [job for job in found if (job.get("start_time") or 0.0) >= since - SAME_CLOCK]
-    ends = [str(job.get("status")) for job in found]
-    if again and ends[:1] == ["in_progress"]:
-        ends.pop(0)
-    return ends[0] if ends and ends[0] != "in_progress" else None
+    return plain(text).strip().partition("\n")[0]

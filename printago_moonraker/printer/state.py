@@ -83,7 +83,7 @@ class PrinterState:
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
-        self.moonraker = False
+        self.moonraker: bool | None = None  # whether it is connected; None before the first attempt
         self.klippy = KlippyState.UNKNOWN
         self.klippy_message = ""
         self.host: dict[str, Any] = {}

@@ -186,7 +186,7 @@ async def test_get_status(tmp_path: Path) -> None:
     for connected in (True, False):
         async with bench(tmp_path, connected=connected) as it:
             kind, data = await it.run("printer_control.get_status")
-            assert (kind, data["printer_state_id"]) == ("status", "OPERATIONAL" if connected else "OFFLINE")
+            assert (kind, data["printer_state_id"]) == ("status", "OPERATIONAL" if connected else "CONNECTING")
 
 
 # ------------------------------------------------------------------------------------------------------- Klipper itself

@@ -42,6 +42,7 @@ WITHOUT_KLIPPER = CAMERAS | {
     "printer_control.get_status",
     "printer_control.download_gcode",
     "printer_control.emergency_stop",
+    "printer_control.stop_print",  # it takes back what waits; then it asks for Klipper by itself
     "printer_control.restart",
     "printer_control.firmware_restart",
 }

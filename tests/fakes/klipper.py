@@ -260,6 +260,7 @@ class Bench:
                     for name in params["objects"]
                 }
             },
+            "printer.objects.query": lambda params: {"status": {name: self.status[name] for name in params["objects"]}},
             "server.files.metadata": METADATA,
             "server.history.list": {"jobs": []},
             **dict.fromkeys(("printer.print.start", "printer.print.pause", "printer.print.resume"), SILENT),

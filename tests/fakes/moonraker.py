@@ -27,6 +27,9 @@ class Refusal:
 SILENT = object()
 """A scripted answer that never comes."""
 
+TURN = "printer.gcode.script with nothing in it"
+"""The method's name, for the tests, when the agent only waits for its turn at Klipper."""
+
 
 @dataclass
 class Upload:
@@ -67,7 +70,10 @@ class FakeMoonraker:
     """
 
     def __init__(self, *, prefix: str = "", answer_pings: bool = True) -> None:
-        self.answers: dict[str, Any] = {"server.info": {"klippy_connected": True, "klippy_state": "ready"}}
+        self.answers: dict[str, Any] = {
+            "server.info": {"klippy_connected": True, "klippy_state": "ready"},
+            TURN: "ok",
+        }
         self.requests: list[dict[str, Any]] = []
         self.handshakes: list[dict[str, str]] = []
         self.replies: list[Any] = []
@@ -154,6 +160,8 @@ class FakeMoonraker:
             self.replies.append(message)
             self._news()
             return
+        if message["method"] == "printer.gcode.script" and message["params"]["script"] == "":
+            message["method"] = TURN
         self.requests.append(message)
         self._news()
         answer = self.answers.get(message["method"], Refusal(-32601, "Method not found"))

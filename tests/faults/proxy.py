@@ -102,7 +102,7 @@ class Proxy:
         for connection in list(self._connections):
             while (busy := connection.last.get(way, 0.0) + ALIGNED - loop.time()) > 0:  # noqa: ASYNC110 - for silence
                 await asyncio.sleep(busy)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):  # the latter: that direction has been closed
                 connection.towards(way).write(rubbish)
 
     def flip(self, count: int = 1) -> None:

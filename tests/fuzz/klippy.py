@@ -20,7 +20,7 @@ FORMS = tuple(
         rf"SET_HEATER_TEMPERATURE HEATER={NAME} TARGET={NUMBER}",
         r"G28( [XYZ]){0,3}",
         r"(SAVE|RESTORE)_GCODE_STATE NAME=printago",
-        r"G90|G91|M83|M400",
+        r"G90|G91|M83|M400|CLEAR_PAUSE",
         rf"G1( [XYZ]{NUMBER}){{1,3}} F{NUMBER}",
         rf"G1 E{NUMBER} F{NUMBER}",
         r"ACTIVATE_EXTRUDER EXTRUDER=extruder\d*",
@@ -55,6 +55,7 @@ class Klippy:
             "printer.info": lambda _: {"state": self._klippy, "state_message": "", "software_version": "v0.13.0"},
             "printer.objects.list": {"objects": OBJECTS},
             "printer.objects.subscribe": self._subscribe,
+            "printer.objects.query": self._subscribe,
             "server.files.metadata": self._file("filename", METADATA),
             "server.files.get_directory": {
                 "disk_usage": {"total": 2**40, "used": 0, "free": 2**40},

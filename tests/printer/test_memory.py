@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from printago_moonraker.moonraker.api import KlippyState
-from printago_moonraker.printer.prints import Print, PrintTracker, history_status
+from printago_moonraker.printer.prints import Print, PrintTracker
 from printago_moonraker.printer.state import PrinterState
 from tests.fakes.klipper import PATH, printing, snapshot
 
@@ -38,19 +38,9 @@ class Life:
     def look(self) -> None:
         """As the printer and its watch do."""
         self._tell(self.tracker.observe(self.state, 100.0))
-        question = self.tracker.in_question
-        if not self.tracker.unsettled or question is None:
-            return
-        if self.tracker.goes_on(self.history, self.state):
+        if self.tracker.unsettled:
+            self._tell(self.tracker.settle_by(self.history, self.state))
             self._tell(self.tracker.observe(self.state, 100.0))
-            return
-        entry = self.tracker.current.entry if self.tracker.current else None
-        status = history_status(self.history, question[0], again=self._on(), since=question[1], entry=entry)
-        self._tell(self.tracker.settle(status))
-        self._tell(self.tracker.observe(self.state, 100.0))
-
-    def _on(self) -> bool:
-        return self.state.job in ("printing", "paused") and self.state.filename == PATH
 
     def _tell(self, transitions: list[Any]) -> None:
         self.told += [(each.change.name, each.job.job_id) for each in transitions]

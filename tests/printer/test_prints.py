@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from printago_moonraker.moonraker.api import KlippyState
-from printago_moonraker.printer.prints import Change, PrintTracker, Transition, history_status
+from printago_moonraker.printer import history
+from printago_moonraker.printer.prints import Change, PrintTracker, Transition
 from printago_moonraker.printer.state import PrinterState
 from tests.fakes.klipper import PATH, printing, snapshot
 
@@ -240,7 +241,7 @@ def test_it_goes_on_out_of_sight() -> None:
     follower.appear(print_stats={"state": "paused", "filename": PATH, "total_duration": 60.0})
     follower.vanish()
     follower.appear(print_stats={"state": "complete", "filename": PATH, "total_duration": 90.0})
-    assert follower.names == "STARTED PAUSED DONE"
+    assert follower.names == "STARTED PAUSED RESUMED DONE"
 
 
 @pytest.mark.parametrize("lull", [KlippyState.DISCONNECTED, KlippyState.STARTUP])
@@ -295,10 +296,10 @@ def test_the_right_entry_of_the_history() -> None:
         {"filename": "b.gcode", "status": "error"},
         {"filename": "a.gcode", "status": "completed"},
     ]
-    assert history_status(jobs, "b.gcode") == "error"
-    assert history_status(jobs, "a.gcode", again=True) == "completed"
-    assert history_status(jobs, "a.gcode") is None
-    assert history_status(jobs, "c.gcode") is None
+    assert history.status(jobs, "b.gcode") == "error"
+    assert history.status(jobs, "a.gcode", again=True) == "completed"
+    assert history.status(jobs, "a.gcode") is None
+    assert history.status(jobs, "c.gcode") is None
 
 
 STEPS = st.one_of(

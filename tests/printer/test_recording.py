@@ -94,7 +94,7 @@ def test_the_phases(replay: Replay) -> None:
     second = ["PRINTING", "OPERATIONAL"]
     stopped = ["ERROR", "OFFLINE", "OPERATIONAL"]
     killed = ["OFFLINE", "OPERATIONAL"]
-    assert replay.phases == ["OFFLINE", "OPERATIONAL", *first, *second, *stopped, *killed]
+    assert replay.phases == ["CONNECTING", "OPERATIONAL", *first, *second, *stopped, *killed]
 
 
 def test_the_events(replay: Replay) -> None:
