@@ -276,9 +276,7 @@ async def test_files_are_told(tmp_path: Path) -> None:
         assert [event["event"] for event in it.cloud.events()].count("FileAdded") == 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "shown"), [(SILENT, "CONNECTING"), (Refusal(-32602, "Unauthorized"), "OFFLINE")]
-)
+@pytest.mark.parametrize(("answer", "shown"), [(SILENT, "CONNECTING"), (Refusal(-32602, "Unauthorized"), "OFFLINE")])
 async def test_a_moonraker_that_does_not_let_us_in(tmp_path: Path, answer: Any, shown: str) -> None:
     """The printer is offline once the first attempt has failed, and the session goes on."""
     async with farm(tmp_path, **{"server.connection.identify": answer}) as it:

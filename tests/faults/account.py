@@ -125,6 +125,7 @@ class Cycle:
     sent: list[Sent] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     delay: float = 0.0
+    killed: list[float] = field(default_factory=list)  # when Klipper was killed, by the wall clock
     log: list[tuple[float, str]] = field(default_factory=list)
 
 
@@ -244,6 +245,12 @@ class Judge:
             for _ in range(count - len(prints)):
                 yield Problem("events doubled", f"{name} of {cycle.job_id} for {len(prints)} prints: {said}")
         allowed = {*wanted, *(ENDS[each.also] for each in prints if each.also)}
+        # A cancel that Klipper took with it before its next status was seen by nobody, Moonraker included.
+        unseen = [
+            at - each.states[-1][0] for each in prints for at in cycle.killed if each.states[-1][1] == "cancelled"
+        ]
+        if any(0 <= late < TICK for late in unseen):
+            allowed.add(ENDS["broken"])
         for each in ends:
             if len(ends) == len(prints) and each.event not in allowed:
                 yield Problem("ends told wrongly", f"{each.event} ({each.envelope['data'].get('reason')}) for {wanted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from tests.faults.proxy import Proxy, Way
@@ -35,6 +36,8 @@ class Faults:
             if what in ("mqtt", "moonraker"):
                 await self._network(self._rig.proxies[what], how, duration, cycle)
             else:
+                if name == "klippy.kill":
+                    cycle.killed.append(time.time())
                 if name == "klippy.stall":  # what it has been handed cannot be taken back
                     cycle.delay += duration
                 method: Callable[[str, float], Awaitable[None]] = getattr(self, f"_{what}")

@@ -82,6 +82,10 @@ class MoonrakerLink:
         status = {name: copy.deepcopy(self._world.status.get(name, {})) for name in params["objects"]}
         return {"status": {**status, "configfile": {"settings": SETTINGS}}}
 
+    def _printer_objects_query(self, params: Mapping[str, Any]) -> Any:
+        self._need_klippy()
+        return {"status": {name: copy.deepcopy(self._world.status.get(name, {})) for name in params["objects"]}}
+
     def _server_files_metadata(self, _: Any) -> Any:
         return METADATA
 
