@@ -53,6 +53,7 @@ class EventSource:
         if ready:
             yield from self._details(fresh=not self._connected)
         elif self._connected:
+            self._runout.clear()  # a sensor that Klipper has just set up says "no filament" until it has looked
             yield "Disconnected", {}
         self._connected = ready
 
@@ -90,7 +91,7 @@ class EventSource:
         self._homed, self._tool, self._layer = homed, tool, layer
         for name in self.printer.facts.filament_sensors:
             runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
-            if runout and not self._runout.get(name, runout):
+            if not fresh and runout and not self._runout.get(name, runout):
                 yield "FilamentRunout", {"sensor": short_name(name), **whose}
             self._runout[name] = runout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,6 +112,29 @@ def test_back_again() -> None:
     count = len(told.events)
     told.printer.snapshot({"webhooks": {"state": "ready"}, "toolhead": {"homed_axes": "xyz"}})
     assert [name for name, _ in told.events[count:]] == ["Connected", "PrinterStateChanged"]
+
+
+def test_a_sensor_that_is_empty_after_a_restart_is_no_runout() -> None:
+    """A runout is filament that was there and is gone in one life of Klipper: after a restart there is none to compare
+    with, and later ones are told.
+    """
+    told, sensor = Told(), "filament_switch_sensor runout"
+    told.printer.klippy_is(KlippyState.DISCONNECTED)
+    count = len(told.events)
+    told.printer.snapshot({"webhooks": {"state": "ready"}, sensor: {"filament_detected": False, "enabled": True}})
+    assert [name for name, _ in told.events[count:]] == ["Connected", "PrinterStateChanged"]
+    assert told.change(**{sensor: {"filament_detected": True}}) == []
+    assert told.change(**{sensor: {"filament_detected": False}}) == ["FilamentRunout"]
+
+
+def test_a_sensor_that_is_new_after_a_restart_is_no_runout() -> None:
+    """What was known of a sensor in the life before does not outlast it, though the sensor comes late in this one."""
+    told, sensor = Told(), "filament_switch_sensor runout"
+    told.printer.klippy_is(KlippyState.DISCONNECTED)
+    facts, told.printer.facts = told.printer.facts, replace(told.printer.facts, filament_sensors=())
+    told.printer.snapshot({"webhooks": {"state": "ready"}})
+    told.printer.facts = facts
+    assert told.change(**{sensor: {"filament_detected": False, "enabled": True}}) == []
 
 
 def test_small_things() -> None:
