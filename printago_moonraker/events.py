@@ -11,7 +11,7 @@ from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.printer.facts import short_name
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
-from printago_moonraker.status import measure, state_string
+from printago_moonraker.status import headline, measure, state_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ class EventSource:
     def _trouble_told(self) -> Iterator[Event]:
         """Klipper's explanation of a shutdown or an error comes up to 250 ms after the state itself."""
         broken = self.printer.phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR)
-        message = printable(self.printer.state.klippy_message.strip().partition("\n")[0]) if broken else ""
+        message = headline(self.printer.state.klippy_message) if broken else ""
         if message == self._trouble:
             return
         self._trouble = message

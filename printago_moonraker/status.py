@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.thumbnails import choose
 from printago_moonraker.printer.facts import FILAMENT_SENSORS, LED_MODULES, is_light, module, short_name
+from printago_moonraker.printer.gcode import plain
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.state import JobState
 
@@ -81,10 +82,15 @@ def _error(printer: Printer) -> str:
     """Klipper's trouble in one line, empty when all is well."""
     state = printer.state
     if not printer.phase.operational and state.klippy_message:
-        return printable(state.klippy_message.strip().partition("\n")[0])
+        return headline(state.klippy_message)
     if printer.phase is Phase.OFFLINE:
         return "Klipper is not running" if state.moonraker else "Moonraker is not reachable"
-    return printable(state.get("print_stats", "message", "")) if state.job is JobState.ERROR else ""
+    return printable(plain(state.get("print_stats", "message", ""))) if state.job is JobState.ERROR else ""
+
+
+def headline(message: str) -> str:
+    """The first line of what Klipper says: the lines after it are what to do about it."""
+    return printable(plain(message).strip().partition("\n")[0])
 
 
 def _flags(phase: Phase) -> Data:
@@ -231,7 +237,7 @@ def _klipper(printer: Printer, phase: Phase) -> Data:
     ready = phase.operational
     return {
         "state": state.klippy.value,
-        "state_message": printable(state.klippy_message, 500),
+        "state_message": printable(plain(state.klippy_message), 500),
         "can": _can(printer, phase),
         "homed_axes": state.homed_axes,
         "position": _named_position(printer),

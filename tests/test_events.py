@@ -97,6 +97,13 @@ def test_a_shutdown(message: str, stopped: bool) -> None:
     assert told.change(webhooks={"state": "shutdown", "state_message": message}) == []
 
 
+def test_a_shutdown_of_a_creality_k1() -> None:
+    """The JSON that it puts around Klipper's words is not told."""
+    told = Told()
+    told.change(webhooks={"state": "shutdown", "state_message": '{"code":"key1","msg":"ADC out of range"}\nOnce'})
+    assert told.payload("Error") == {"error": "ADC out of range", "reason": "shutdown"}
+
+
 def test_the_reason_may_come_later_than_the_shutdown() -> None:
     """The error is told when it is known what it is, not before, and not twice."""
     told = Told()

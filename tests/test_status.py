@@ -145,6 +145,18 @@ def test_for_a_person() -> None:
     assert status.state_string(failed) == "Operational: Move out of range"
 
 
+def test_what_a_creality_k1_says_is_for_a_person_too() -> None:
+    """Its JSON is opened wherever the status has Klipper's words."""
+    wrapped = '{"code":"key1","msg":"Lost communication with MCU","values":[]}'
+    printer = in_phase("ERROR")
+    printer.klippy_is(KlippyState.SHUTDOWN, f"{wrapped}\nOnce the underlying")
+    assert status.state_string(printer) == "Error: Lost communication with MCU"
+    assert status.build(printer)["klipper"]["state_message"] == "Lost communication with MCU Once the underlying"
+    failed = in_phase("OPERATIONAL")
+    failed.apply(printing("error", message=wrapped))
+    assert status.state_string(failed) == "Operational: Lost communication with MCU"
+
+
 def test_temperatures() -> None:
     """OctoPrint's heaters by OctoPrint's names, all others below `klipper`; none while nothing is known."""
     data = status.build(in_phase("OPERATIONAL"))
