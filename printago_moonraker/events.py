@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from printago_moonraker import errors
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.printer.bucket import Bucket
 from printago_moonraker.printer.facts import short_name
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
@@ -23,6 +25,10 @@ Event = tuple[str, dict[str, Any]]
 # What Klipper says when somebody stopped it: by M112, or by the emergency stop of a client.
 _EMERGENCY = re.compile(r"M112|emergency|webhooks request", re.IGNORECASE)
 GCODE_ENDINGS = (".gcode", ".g", ".gco")
+# Of G-code's errors: a file may have a bad line in every layer, and no two of them alike.
+SAME_ERROR = 60.0  # s in which a text is told once
+ERROR_BURST = 20  # at once
+ERROR_RATE = 0.1  # errors/s in the long run
 
 
 @dataclass
@@ -94,6 +100,31 @@ class EventSource:
             if not fresh and runout and not self._runout.get(name, runout):
                 yield "FilamentRunout", {"sensor": short_name(name), **whose}
             self._runout[name] = runout
+
+
+class GcodeErrors:
+    """One printer's `!! ` lines: which of them are told. Each event is written to the disk, so they are bounded."""
+
+    def __init__(self) -> None:
+        self._bucket = Bucket(ERROR_BURST, ERROR_RATE)
+        self._told: dict[str, float] = {}  # by text, when; not more than the bucket lets through in SAME_ERROR
+
+    def take(self, text: str, now: float) -> dict[str, Any] | None:
+        """The `Error` event's payload, None for what is kept back; `now`: seconds on a monotonic clock."""
+        self._told = {each: at for each, at in self._told.items() if now - at < SAME_ERROR}
+        if text in self._told:
+            self._bucket.dropped += 1
+            return None
+        if not self._bucket.take(now):
+            return None
+        self._told[text] = now
+        return {"error": text, "reason": "gcode", **self._bucket.count()}
+
+
+def trouble(payload: dict[str, Any]) -> dict[str, Any]:
+    """The `error` envelope's data beside an `Error` event of that payload."""
+    kind = errors.GcodeError if payload["reason"] == "gcode" else errors.PrinterNotReady
+    return {"error": payload["error"], "code": kind.code}
 
 
 def print_payload(transition: Transition, completion: float | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from printago_moonraker.events import EventSource, file_event
+from printago_moonraker.events import ERROR_BURST, EventSource, GcodeErrors, file_event, trouble
 from printago_moonraker.moonraker.api import KlippyState
 from tests.fakes.klipper import METADATA, PATH, Recorder, printing
 
@@ -165,6 +165,34 @@ def test_small_things() -> None:
     assert told.change(**{sensor: {"filament_detected": False}}) == []
     assert told.change(**{sensor: {"filament_detected": True}}) == []
     assert told.change(**{sensor: {"filament_detected": False, "enabled": False}}) == []
+
+
+def test_the_same_error_is_told_once_a_minute() -> None:
+    """A text that was told within the last 60 s is kept back, other texts between or not; how many, the next says."""
+    errors = GcodeErrors()
+    told = [errors.take(text, at / 10) for at in range(1200) for text in ("a", "b")]
+    assert [each for each in told if each] == [
+        {"error": "a", "reason": "gcode"},
+        {"error": "b", "reason": "gcode"},
+        {"error": "a", "reason": "gcode", "dropped": 1198},
+        {"error": "b", "reason": "gcode"},
+    ]
+
+
+def test_errors_of_ever_other_texts_are_limited() -> None:
+    """A burst is told, and then one in ten seconds; what is remembered of them is bounded by that."""
+    errors = GcodeErrors()
+    told = [errors.take(f"Move out of range: {at}", float(at)) for at in range(3600)]
+    assert sum(each is not None for each in told) <= ERROR_BURST + 360 + 1
+    assert sum(each is not None for each in told[:ERROR_BURST]) == ERROR_BURST
+    assert sum(each.get("dropped", 0) + 1 for each in told if each) > 3580
+    assert len(errors._told) <= ERROR_BURST + 7
+
+
+def test_trouble_has_a_code() -> None:
+    """The `error` envelope says whether a line of G-code failed or Klipper stopped."""
+    assert trouble({"error": "Unknown", "reason": "gcode", "dropped": 3}) == {"error": "Unknown", "code": "gcode_error"}
+    assert trouble({"error": "ADC", "reason": "shutdown"}) == {"error": "ADC", "code": "printer_not_ready"}
 
 
 @pytest.mark.parametrize(
