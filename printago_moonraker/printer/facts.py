@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LED_MODULES = ("led", "neopixel", "dotstar", "pca9533", "pca9632")
 CONTROLLED_FANS = ("fan", "fan_generic")
 FAN_MODULES = (*CONTROLLED_FANS, "heater_fan", "controller_fan", "temperature_fan")
+SENSOR_MODULES = ("temperature_sensor", "temperature_fan")
 FILAMENT_SENSORS = ("filament_switch_sensor", "filament_motion_sensor")
 # output_pin says nothing of its purpose, so its name has to: `caselight`, `chamber_light`, `LED_pin`; a Creality K1's
 # fans are `fan0`..`fan2`.
@@ -103,18 +104,17 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
     settings: Mapping[str, Any] = status.get("configfile", {}).get("settings") or {}
     toolhead = status.get("toolhead", {})
     tools = tuple(_heater(name, settings) for name in sorted(filter(EXTRUDER.match, names), key=_tool_number))
-    generic = {short_name(name).lower(): _heater(name, settings) for name in names if module(name) == "heater_generic"}
-    chamber = generic.pop("chamber", None)
-    sensors = [name for name in names if module(name) in ("temperature_sensor", "temperature_fan")]
-    sensor = next((name for name in sensors if short_name(name).lower() == "chamber"), None)
+    generic = [name for name in names if module(name) == "heater_generic"]
+    chamber = _chamber(generic)
+    shown = chamber or _chamber([name for name in names if module(name) in SENSOR_MODULES])
     first = settings.get("extruder", {})
     return Facts(
         objects=frozenset(names),
         tools=tools,
         bed=_heater("heater_bed", settings) if "heater_bed" in names else None,
-        chamber=chamber,
-        chamber_sensor=chamber.object_name if chamber else sensor,
-        heaters=tuple(generic.values()),
+        chamber=_heater(chamber, settings) if chamber else None,
+        chamber_sensor=shown,
+        heaters=tuple(_heater(name, settings) for name in generic if name != chamber),
         fans=tuple(filter(is_fan, names)),
         lights=tuple(filter(is_light, names)),
         settings={name: _section(name, settings) for name in names if is_fan(name) or is_light(name)},
@@ -125,6 +125,17 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
         axis_minimum=tuple(toolhead.get("axis_minimum") or ())[:3],
         axis_maximum=tuple(toolhead.get("axis_maximum") or ())[:3],
     )
+
+
+def _chamber(names: list[str]) -> str | None:
+    """Which of these heaters or sensors is the chamber's: `chamber`, else the only one that begins so (`chamber_temp`),
+    else the first that has it in its name.
+    """
+    short = {name: short_name(name).lower() for name in names}
+    exact = [name for name in names if short[name] == "chamber"]
+    begins = [name for name in names if short[name].startswith("chamber")]
+    contains = [name for name in names if "chamber" in short[name]]
+    return next(iter(exact or (begins if len(begins) == 1 else contains)), None)
 
 
 def _heater(object_name: str, settings: Mapping[str, Any]) -> Heater:

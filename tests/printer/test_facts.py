@@ -44,6 +44,40 @@ def test_a_sensor_can_stand_for_the_chamber() -> None:
     assert facts.chamber_sensor == "temperature_sensor Chamber"
 
 
+@pytest.mark.parametrize(
+    ("names", "chamber"),
+    [
+        (["heater_box", "chamber_heater", "Chamber"], "Chamber"),
+        (["heated_chamber", "Chamber_heater", "box"], "Chamber_heater"),
+        (["chamberlight"], "chamberlight"),
+        (["box", "old_chamber", "chamber_left", "chamber_right"], "old_chamber"),
+        (["chamber_left", "chamber_right"], "chamber_left"),
+        (["box", "my_chamber", "your_chamber"], "my_chamber"),
+        (["box"], None),
+        ([], None),
+    ],
+)
+def test_the_chamber_is_told_by_its_name(names: list[str], chamber: str | None) -> None:
+    """The exact name comes first, then the only one that begins with it, then the first that has it in it; heater and
+    sensor each for itself.
+    """
+    heaters = read_facts([f"heater_generic {name}" for name in names], {})
+    assert (heaters.chamber and heaters.chamber.name) == chamber
+    assert heaters.chamber_sensor == (f"heater_generic {chamber}" if chamber else None)
+    assert [heater.name for heater in heaters.heaters] == [name for name in names if name != chamber]
+    for kind in ("temperature_sensor", "temperature_fan"):
+        sensors = read_facts([f"{kind} {name}" for name in names], {})
+        assert sensors.chamber is None
+        assert sensors.chamber_sensor == (f"{kind} {chamber}" if chamber else None)
+
+
+def test_a_chambers_heater_is_shown_rather_than_its_sensor() -> None:
+    """Only the heater has a target; a sensor of the exact name does not change which heater is the chamber's."""
+    facts = read_facts(["temperature_sensor chamber", "heater_generic chamber_heater"], {})
+    assert facts.chamber == Heater("heater_generic chamber_heater", "chamber_heater")
+    assert facts.chamber_sensor == "heater_generic chamber_heater"
+
+
 @pytest.mark.parametrize("status", [{}, {"configfile": {}}, {"configfile": {"settings": None}, "toolhead": {}}])
 def test_nothing_said_is_nothing_known(status: dict[str, dict[str, object]]) -> None:
     """A Klipper in error says little: the facts are then empty, not wrong."""
