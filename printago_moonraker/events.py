@@ -154,30 +154,39 @@ def file_payload(job: Print) -> dict[str, Any]:
     }
 
 
-def file_event(params: dict[str, Any]) -> Event | None:
-    """The event of one `notify_filelist_changed`, None for what is no G-code file of the user's (thumbnails, folders,
-    configuration).
+def file_events(params: dict[str, Any]) -> Iterator[Event]:
+    """The events of one `notify_filelist_changed`: of a file that was moved, where it was and where it is; none of what
+    is no G-code file of the user's (thumbnails, folders, configuration).
     """
-    item = params.get("item") or {}
-    path = str(item.get("path", ""))
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    if item.get("root") != "gcodes" or hidden or not path.lower().endswith(GCODE_ENDINGS):
-        return None
+    action = str(params.get("action"))
+    if action == "move_file":
+        yield from _file_event("FileRemoved", params.get("source_item"))
     name = {
         "create_file": "FileAdded",
         "modify_file": "FileAdded",
         "move_file": "FileAdded",
         "delete_file": "FileRemoved",
-    }.get(str(params.get("action")))
-    if name is None:
-        return None
-    return name, {
-        "name": path.rpartition("/")[2],
-        "path": path,
-        "storage": "local",
-        "origin": "local",
-        "size": item.get("size"),
-    }
+    }.get(action)
+    if name is not None:
+        yield from _file_event(name, params.get("item"))
+
+
+def _file_event(name: str, item: dict[str, Any] | None) -> Iterator[Event]:
+    item = item or {}
+    path = str(item.get("path", ""))
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    if item.get("root") != "gcodes" or hidden or not path.lower().endswith(GCODE_ENDINGS):
+        return
+    yield (
+        name,
+        {
+            "name": path.rpartition("/")[2],
+            "path": path,
+            "storage": "local",
+            "origin": "local",
+            "size": item.get("size"),
+        },
+    )
 
 
 def _tool_number(extruder: str) -> int:

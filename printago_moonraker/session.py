@@ -14,7 +14,7 @@ from printago_moonraker.commands.executor import Executor
 from printago_moonraker.commands.interrupted import answer_interrupted
 from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
-from printago_moonraker.events import EventSource, GcodeErrors, file_event, trouble
+from printago_moonraker.events import EventSource, GcodeErrors, file_events, trouble
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker import thumbnails
 from printago_moonraker.moonraker.api import Moonraker
@@ -301,12 +301,10 @@ class Session:
         self._file_changed.set()  # how long the file takes is known better
 
     def _on_file(self, params: dict[str, Any]) -> None:
-        event = file_event(params)
-        if event is None:
-            return
-        self._emit(*event)
-        if event[1]["path"] == self.printer.state.filename:
-            self._load()
+        for name, payload in file_events(params):
+            self._emit(name, payload)
+            if payload["path"] == self.printer.state.filename:
+                self._load()
 
     def _on_webcams(self, entries: list[dict[str, Any]]) -> None:
         webcams = read_webcams(entries, self._config.moonraker_url)

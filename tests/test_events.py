@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from printago_moonraker.events import ERROR_BURST, EventSource, GcodeErrors, file_event, trouble
+from printago_moonraker.events import ERROR_BURST, EventSource, GcodeErrors, file_events, trouble
 from printago_moonraker.moonraker.api import KlippyState
 from tests.fakes.klipper import METADATA, PATH, Recorder, printing
 
@@ -212,13 +212,32 @@ def test_trouble_has_a_code() -> None:
 )
 def test_files(action: str, path: str, root: str, event: str | None) -> None:
     """Only the user's G-code files are told of."""
-    found = file_event({"action": action, "item": {"path": path, "root": root, "size": 5}})
-    assert (found and found[0]) == event
-    if found:
+    found = list(file_events({"action": action, "item": {"path": path, "root": root, "size": 5}}))
+    assert [name for name, _ in found] == ([event] if event else [])
+    for _, payload in found:
         name = path.rpartition("/")[2]
-        assert found[1] == {"name": name, "path": path, "storage": "local", "origin": "local", "size": 5}
+        assert payload == {"name": name, "path": path, "storage": "local", "origin": "local", "size": 5}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "told"),
+    [
+        ("gcodes/a.gcode", "gcodes/b/a.gcode", [("FileRemoved", "a.gcode"), ("FileAdded", "b/a.gcode")]),
+        ("gcodes/a.gcode", "config/a.gcode", [("FileRemoved", "a.gcode")]),
+        ("config/a.gcode", "gcodes/a.gcode", [("FileAdded", "a.gcode")]),
+        ("gcodes/a.gcode", "gcodes/a.bak", [("FileRemoved", "a.gcode")]),
+        ("gcodes/.trash/a.gcode", "gcodes/a.gcode", [("FileAdded", "a.gcode")]),
+    ],
+)
+def test_a_file_that_is_moved(source: str, target: str, told: list[tuple[str, str]]) -> None:
+    """It is told as gone from where it was, and as there where it is."""
+    item, source_item = ({"root": root, "path": path} for root, _, path in (x.partition("/") for x in (target, source)))
+    found = list(file_events({"action": "move_file", "item": item | {"size": 5}, "source_item": source_item}))
+    assert [(name, payload["path"]) for name, payload in found] == told
+    assert {name: payload["size"] for name, payload in found} == {n: 5 if n == "FileAdded" else None for n, _ in told}
 
 
 def test_a_file_event_without_an_item_is_none() -> None:
     """What Moonraker does not say is not guessed."""
-    assert file_event({}) is None
+    assert list(file_events({})) == []
+    assert list(file_events({"action": "move_file", "item": None, "source_item": None})) == []
