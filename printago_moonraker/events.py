@@ -13,7 +13,7 @@ from printago_moonraker.printer.bucket import Bucket
 from printago_moonraker.printer.facts import short_name
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
-from printago_moonraker.status import headline, measure, state_string
+from printago_moonraker.status import current_z, headline, measure, state_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +42,7 @@ class EventSource:
     _homed: str = ""
     _tool: str = ""
     _layer: int | None = None
+    _z: float | None = None
     _completion: float | None = None  # of the print that is on; its end leaves nothing of it to measure
     _runout: dict[str, bool] = field(default_factory=dict)
 
@@ -95,11 +96,19 @@ class EventSource:
             total = state.record("print_stats", "info").get("total_layer")
             yield "LayerChange", {"current": layer, "total": total, **whose}
         self._homed, self._tool, self._layer = homed, tool, layer
+        yield from self._height(whose, fresh=fresh)
         for name in self.printer.facts.filament_sensors:
             runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
             if not fresh and runout and not self._runout.get(name, runout):
                 yield "FilamentRunout", {"sensor": short_name(name), **whose}
             self._runout[name] = runout
+
+    def _height(self, whose: dict[str, Any], *, fresh: bool) -> Iterator[Event]:
+        """Klipper's ticks set the pace: what lies between two of them, such as a short lift, is not told."""
+        old, self._z = self._z, current_z(self.printer)
+        wanted = self.printer.settings.status.z_changes and whose and not fresh
+        if wanted and self._z is not None and self._z != old:
+            yield "ZChange", {"new": self._z, "old": old, **whose}
 
 
 class GcodeErrors:

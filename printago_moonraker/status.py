@@ -58,7 +58,7 @@ def build(printer: Printer, *, with_image: bool = False) -> Data:
             "state": {"text": state_string(printer), "flags": _flags(phase), "error": _error(printer)},
             "job": job,
             "progress": _progress_data(printer),
-            "currentZ": _current_z(printer),
+            "currentZ": current_z(printer),
             "offsets": {},
             "resends": {"count": 0, "transmitted": 0, "ratio": 0},
         },
@@ -204,7 +204,8 @@ def _left_of_estimate(estimate: float, done: float, elapsed: float) -> float:
     return max(0.0, estimate * (1.0 - done) * min(max(pace, 0.25), 4.0))
 
 
-def _current_z(printer: Printer) -> float | None:
+def current_z(printer: Printer) -> float | None:
+    """The nozzle's height in mm, as the G-code has it; None while it is not known."""
     position = printer.state.items("gcode_move", "gcode_position")
     return position[2] if "z" in printer.state.homed_axes and len(position) > 2 else None
 
@@ -284,7 +285,7 @@ def _layer(printer: Printer) -> Data:
     info = printer.state.record("print_stats", "info")
     current, total = info.get("current_layer"), info.get("total_layer") or printer.metadata.get("layer_count")
     height, first = printer.metadata.get("layer_height"), printer.metadata.get("first_layer_height")
-    z = _current_z(printer)
+    z = current_z(printer)
     if current is None and printer.phase.has_job and isinstance(height, int | float) and height > 0 and z:
         base = first if isinstance(first, int | float) else height
         # A lifted nozzle is above the layer that it prints: the estimate is bounded by the file's own count.

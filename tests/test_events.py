@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from printago_moonraker.config import StatusSection
 from printago_moonraker.events import ERROR_BURST, EventSource, GcodeErrors, file_events, trouble
 from printago_moonraker.moonraker.api import KlippyState
-from tests.fakes.klipper import METADATA, PATH, Recorder, printing
+from tests.fakes.klipper import METADATA, PATH, Recorder, printing, snapshot
 
 
 class Told:
     """A ready printer, and what is told of it from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, **status: Any) -> None:
+        """`status` are options of the section [status]."""
         self.printer = Recorder().printer
+        self.printer.settings = replace(self.printer.settings, status=StatusSection(**status))
         source = EventSource(self.printer)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.printer.on_change = lambda transitions: self.events.extend(source.events(transitions))
@@ -165,6 +168,44 @@ def test_small_things() -> None:
     assert told.change(**{sensor: {"filament_detected": False}}) == []
     assert told.change(**{sensor: {"filament_detected": True}}) == []
     assert told.change(**{sensor: {"filament_detected": False, "enabled": False}}) == []
+
+
+def height(z: float, **more: Any) -> dict[str, Any]:
+    return {"gcode_move": {"gcode_position": [1.0, 2.0, z, 4.0], **more}}
+
+
+def test_heights_are_told_where_they_are_wanted() -> None:
+    """In a print, with its identity and the height before; once a tick, and only what has changed."""
+    told = Told(z_changes=True)
+    assert told.change(**height(7.0)) == []
+    told.printer.prints.expect(PATH, "job-7", told.printer.state)
+    assert told.change(**printing(), **height(0.2)) == ["PrinterStateChanged", "PrintStarted", "ZChange"]
+    assert told.payload("ZChange") == {"new": 0.2, "old": 7.0, "job_id": "job-7", "source": "printago"}
+    assert told.change(**height(0.2, speed_factor=1.5)) == []
+    assert told.change(**height(0.4)) == ["ZChange"]
+    assert told.change(toolhead={"homed_axes": "xy"}) == []
+    assert told.change(**printing("complete")) == ["PrinterStateChanged", "PrintDone"]
+    assert told.change(**height(9.0)) == []
+
+
+def test_heights_are_not_told_by_default() -> None:
+    """Each is written to the disk: the owner has to want them."""
+    told = Told()
+    told.change(**printing())
+    assert told.change(**height(0.2)) == []
+
+
+def test_the_height_after_a_connect_is_no_change() -> None:
+    """What was before Klipper went away is no height to compare with."""
+    told = Told(z_changes=True)
+    told.change(**printing(), **height(0.2))
+    told.printer.detach()
+    count = len(told.events)
+    told.printer.state.moonraker = True
+    told.printer.snapshot(snapshot(**printing(), **height(0.4)))
+    assert "ZChange" not in [name for name, _ in told.events[count:]]
+    assert told.change(**height(0.6)) == ["ZChange"]
+    assert told.payload("ZChange")["old"] == 0.4
 
 
 def test_the_same_error_is_told_once_a_minute() -> None:
