@@ -11,7 +11,7 @@ _PART_FAN = "fan"
 _K1_PART_FAN = "output_pin fan0"  # a Creality K1 has no [fan]: its M106 is a macro that sets this pin
 
 
-@command("fan_control.set_fan")
+@command("fan_control.set_fan", needs=lambda facts: any(fan.can_set for fan in outputs.fans(facts)))
 async def set_fan(context: Context, parameters: Parameters) -> Answer:
     printer, speed = context.printer, float(parameters["speed"])
     fan = _find(context, parameters.get("fan"))
