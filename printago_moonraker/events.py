@@ -10,7 +10,7 @@ from printago_moonraker import errors
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.printer.bucket import Bucket
-from printago_moonraker.printer.facts import short_name
+from printago_moonraker.printer.facts import labels
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
 from printago_moonraker.status import current_z, headline, measure, state_string
@@ -97,10 +97,10 @@ class EventSource:
             yield "LayerChange", {"current": layer, "total": total, **whose}
         self._homed, self._tool, self._layer = homed, tool, layer
         yield from self._height(whose, fresh=fresh)
-        for name in self.printer.facts.filament_sensors:
+        for name, label in labels(self.printer.facts.filament_sensors).items():
             runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
             if not fresh and runout and not self._runout.get(name, runout):
-                yield "FilamentRunout", {"sensor": short_name(name), **whose}
+                yield "FilamentRunout", {"sensor": label, **whose}
             self._runout[name] = runout
 
     def _height(self, whose: dict[str, Any], *, fresh: bool) -> Iterator[Event]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.thumbnails import choose
-from printago_moonraker.printer.facts import FILAMENT_SENSORS, LED_MODULES, is_light, module, short_name
+from printago_moonraker.printer.facts import LED_MODULES, is_light, labels, module
 from printago_moonraker.printer.gcode import plain
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.state import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from printago_moonraker.printer.printer import Printer
 
 Data = dict[str, Any]
@@ -245,12 +247,7 @@ def _klipper(printer: Printer, phase: Phase) -> Data:
         "speed_factor": state.number("gcode_move", "speed_factor"),
         "extrude_factor": state.number("gcode_move", "extrude_factor"),
         "layer": _layer(printer),
-        "fans": {short_name(name): _fan(printer, name) for name in printer.facts.fans} if ready else {},
-        "lights": {short_name(name): _light(printer, name) for name in printer.facts.lights} if ready else {},
-        "filament_sensors": _filament_sensors(printer) if ready else {},
-        "heaters": {heater.name: _temperature(printer, heater.object_name) for heater in printer.facts.heaters}
-        if ready
-        else {},
+        **_equipment(printer, ready=ready),
         "slicer": printer.metadata.get("slicer"),
         "metadata": {name: printer.metadata[name] for name in _METADATA if printer.metadata.get(name) is not None},
         "filament_used": _filament_used(printer),
@@ -293,6 +290,22 @@ def _layer(printer: Printer) -> Data:
     return {"current": current, "total": total}
 
 
+def _equipment(printer: Printer, *, ready: bool) -> Data:
+    """What each of these shows, by its name; nothing is known of them unless Klipper is ready."""
+    facts = printer.facts
+    heaters = (*(heater.object_name for heater in facts.heaters), *facts.sensors)
+    members: tuple[tuple[str, tuple[str, ...], Callable[[Printer, str], Data]], ...] = (
+        ("fans", facts.fans, _fan),
+        ("lights", facts.lights, _light),
+        ("filament_sensors", facts.filament_sensors, _filament_sensor),
+        ("heaters", heaters, _temperature),
+    )
+    return {
+        member: {label: show(printer, name) for name, label in labels(names).items()} if ready else {}
+        for member, names, show in members
+    }
+
+
 def _fan(printer: Printer, name: str) -> Data:
     speed = printer.state.number(name, "value" if module(name) == "output_pin" else "speed")
     return {"speed": speed, "rpm": printer.state.number(name, "rpm")}
@@ -308,16 +321,9 @@ def _light(printer: Printer, name: str) -> Data:
     return {"brightness": printer.state.number(name, "value") if is_light(name) else None, "color": None}
 
 
-def _filament_sensors(printer: Printer) -> Data:
-    names = [name for name in printer.facts.filament_sensors if module(name) in FILAMENT_SENSORS]
-    values = printer.state.objects
-    return {
-        short_name(name): {
-            "enabled": values.get(name, {}).get("enabled"),
-            "filament_detected": values.get(name, {}).get("filament_detected"),
-        }
-        for name in names
-    }
+def _filament_sensor(printer: Printer, name: str) -> Data:
+    values = printer.state.objects.get(name, {})
+    return {"enabled": values.get("enabled"), "filament_detected": values.get("filament_detected")}
 
 
 def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:

@@ -137,6 +137,15 @@ def test_a_sensor_that_is_empty_after_a_restart_is_no_runout() -> None:
     assert told.change(**{sensor: {"filament_detected": False}}) == ["FilamentRunout"]
 
 
+def test_a_runout_says_of_which_sensor() -> None:
+    """By the name that the status has it under, when two have the same short one."""
+    told, names = Told(), ("filament_switch_sensor a", "filament_motion_sensor a")
+    told.printer.facts = replace(told.printer.facts, filament_sensors=names)
+    told.change(**{name: {"filament_detected": True, "enabled": True} for name in names})
+    assert told.change(**{names[1]: {"filament_detected": False}}) == ["FilamentRunout"]
+    assert told.payload("FilamentRunout") == {"sensor": "filament_motion_sensor a"}
+
+
 def test_a_sensor_that_is_new_after_a_restart_is_no_runout() -> None:
     """What was known of a sensor in the life before does not outlast it, though the sensor comes late in this one."""
     told, sensor = Told(), "filament_switch_sensor runout"

@@ -14,6 +14,7 @@ from printago_moonraker import schemas, status
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.moonraker.thumbnails import Image
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec
+from printago_moonraker.printer.facts import read_facts
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.printer import Printer
 from tests.fakes.klipper import METADATA, PATH, Recorder, make_config, printing
@@ -166,7 +167,10 @@ def test_temperatures() -> None:
         "bed": {"actual": 24.0, "target": 0.0, "offset": 0},
         "chamber": {"actual": 23.0, "target": 0.0, "offset": 0},
     }
-    assert set(data["klipper"]["heaters"]) == {"dryer box"}
+    assert data["klipper"]["heaters"] == {
+        "dryer box": {"actual": 22.0, "target": 0.0, "offset": 0},
+        "host": {"actual": 40.0, "target": 60.0, "offset": 0},
+    }
     assert status.build(in_phase("OFFLINE"))["temperatures"] == {}
 
 
@@ -257,6 +261,25 @@ def test_equipment() -> None:
     assert klipper["lights"]["caselight"]["brightness"] == 0.5
     assert klipper["filament_sensors"] == {"runout": {"enabled": True, "filament_detected": True}}
     assert klipper["objects"] == {"names": ["CUBE"], "excluded": [], "current": None}
+
+
+def test_equal_short_names() -> None:
+    """None hides another: the one that comes later goes by its full name, a sensor later than a heater."""
+    names = [
+        "temperature_sensor box", "heater_generic box", "temperature_fan box", "fan_generic box",
+        "output_pin box_light", "led box_light", "filament_switch_sensor box", "filament_motion_sensor box",
+        "temperature_sensor chamber_temp",
+    ]  # fmt: skip
+    printer = in_phase("OPERATIONAL")
+    printer.facts = read_facts(names, {})
+    printer.apply({"temperature_sensor box": {"temperature": 41.0}, "filament_motion_sensor box": {"enabled": True}})
+    klipper = valid(printer)["klipper"]
+    assert list(klipper["heaters"]) == ["box", "temperature_sensor box", "temperature_fan box"]
+    assert klipper["heaters"]["temperature_sensor box"] == {"actual": 41.0, "target": None, "offset": 0}
+    assert list(klipper["fans"]) == ["box", "fan_generic box"]
+    assert list(klipper["lights"]) == ["box_light", "led box_light"]
+    assert list(klipper["filament_sensors"]) == ["box", "filament_motion_sensor box"]
+    assert klipper["filament_sensors"]["filament_motion_sensor box"]["enabled"] is True
 
 
 WEIRD = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=4))

@@ -56,6 +56,7 @@ class Facts:
     chamber: Heater | None = None
     chamber_sensor: str | None = None
     heaters: tuple[Heater, ...] = ()
+    sensors: tuple[str, ...] = ()  # that measure a temperature, but for the chamber's
     fans: tuple[str, ...] = ()
     lights: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Klipper's, of the fans and lights
@@ -77,6 +78,17 @@ class Facts:
 def short_name(object_name: str) -> str:
     """`heater_generic chamber` -> `chamber`; a name of one word stays."""
     return object_name.partition(" ")[2] or object_name
+
+
+def labels(object_names: Iterable[str]) -> dict[str, str]:
+    """What each of these objects is called beside the others: its short name, or its full one when another module's
+    object before it has that.
+    """
+    found: dict[str, str] = {}
+    for name in object_names:
+        short = short_name(name)
+        found[name] = name if short in found.values() else short
+    return found
 
 
 def module(object_name: str) -> str:
@@ -105,8 +117,9 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
     toolhead = status.get("toolhead", {})
     tools = tuple(_heater(name, settings) for name in sorted(filter(EXTRUDER.match, names), key=_tool_number))
     generic = [name for name in names if module(name) == "heater_generic"]
+    sensors = [name for name in names if module(name) in SENSOR_MODULES]
     chamber = _chamber(generic)
-    shown = chamber or _chamber([name for name in names if module(name) in SENSOR_MODULES])
+    shown = chamber or _chamber(sensors)
     first = settings.get("extruder", {})
     return Facts(
         objects=frozenset(names),
@@ -115,6 +128,7 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
         chamber=_heater(chamber, settings) if chamber else None,
         chamber_sensor=shown,
         heaters=tuple(_heater(name, settings) for name in generic if name != chamber),
+        sensors=tuple(name for name in sensors if name != shown),
         fans=tuple(filter(is_fan, names)),
         lights=tuple(filter(is_light, names)),
         settings={name: _section(name, settings) for name in names if is_fan(name) or is_light(name)},

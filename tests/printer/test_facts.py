@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from printago_moonraker.printer.facts import Facts, Heater, is_fan, is_light, module, read_facts, short_name
+from printago_moonraker.printer.facts import Facts, Heater, is_fan, is_light, labels, module, read_facts, short_name
 from tests.fakes.klipper import OBJECTS, SETTINGS, STATUS
 
 FACTS = read_facts(OBJECTS, {**STATUS, "configfile": {"settings": SETTINGS}})
@@ -19,6 +19,7 @@ def test_heaters_are_found_by_their_purpose() -> None:
     assert FACTS.chamber == Heater("heater_generic Chamber", "Chamber", 10.0, 70.0)
     assert FACTS.chamber_sensor == "heater_generic Chamber"
     assert FACTS.heaters == (Heater("heater_generic dryer box", "dryer box", -20.0, 80.0),)
+    assert FACTS.sensors == ("temperature_fan host",)
 
 
 def test_equipment_is_found() -> None:
@@ -126,6 +127,15 @@ def test_a_pins_purpose_is_told_by_its_name(name: str, light: bool, fan: bool) -
     """An output pin is a light or a fan only when its name says so."""
     assert is_light(name) is light
     assert is_fan(name) is fan
+
+
+def test_each_has_a_label_of_its_own() -> None:
+    """The short name, but for one that another before it has."""
+    assert labels(["fan", "fan_generic a", "heater_fan a"]) == {
+        "fan": "fan",
+        "fan_generic a": "a",
+        "heater_fan a": "heater_fan a",
+    }
 
 
 def test_names_are_split_at_the_first_space() -> None:
