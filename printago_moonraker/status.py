@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from printago_moonraker.printer.printer import Printer
+    from printago_moonraker.printer.prints import Print
 
 Data = dict[str, Any]
 
@@ -87,7 +88,8 @@ def _error(printer: Printer) -> str:
         return headline(state.klippy_message)
     if printer.phase is Phase.OFFLINE:
         return "Klipper is not running" if state.moonraker else "Moonraker is not reachable"
-    return printable(plain(state.get("print_stats", "message", ""))) if state.job is JobState.ERROR else ""
+    failed = state.job is JobState.ERROR and printer.phase is not Phase.STARTING  # of that it is the job before
+    return printable(plain(state.get("print_stats", "message", ""))) if failed else ""
 
 
 def headline(message: str) -> str:
@@ -122,20 +124,42 @@ def _heating(printer: Printer) -> bool:
 # ------------------------------------------------------------------------------------------------------------ the job
 
 
+def file_of(printer: Printer) -> str:
+    """The file of the print that is on or about to start, or was on last, below gcodes; empty when there is none."""
+    starting = _starting(printer)
+    return starting.filename if starting else printer.state.filename
+
+
+def identity_of(printer: Printer) -> Data | None:
+    """Whose the print is that is on or about to start, None when there is none."""
+    starting = _starting(printer)
+    if starting:
+        return {"job_id": starting.job_id, "source": starting.source}
+    return printer.prints.identity() or None
+
+
+def _starting(printer: Printer) -> Print | None:
+    """While one starts, Klipper still shows the job before."""
+    return printer.prints.coming if printer.phase is Phase.STARTING else None
+
+
+def _metadata(printer: Printer) -> Data:
+    """The shown file's; of one that is not loaded yet nothing is known."""
+    return printer.metadata if file_of(printer) == printer.state.filename else {}
+
+
 def _job(printer: Printer) -> Data:
-    state, metadata = printer.state, printer.metadata
-    path = state.filename or None
-    name = path.rpartition("/")[2] if path else None
-    times = printer.print_times
+    state, metadata, path = printer.state, _metadata(printer), file_of(printer)
+    name, loaded = path.rpartition("/")[2] or None, path == state.filename
+    times = printer.print_times if loaded else ()
+    size = metadata.get("size") or (state.number("virtual_sdcard", "file_size") if loaded else None)
     return {
         "file": {
             "name": name,
-            "path": path,
+            "path": path or None,
             "display": name,
             "origin": "local" if path else None,
-            "size": _whole(metadata.get("size") or state.number("virtual_sdcard", "file_size") or None)
-            if path
-            else None,
+            "size": _whole(size or None) if path else None,
             "date": _whole(metadata.get("modified")),
         },
         "estimatedPrintTime": metadata.get("estimated_time"),
@@ -147,7 +171,7 @@ def _job(printer: Printer) -> Data:
 
 
 def _filament(printer: Printer) -> Data:
-    total = printer.metadata.get("filament_total")
+    total = _metadata(printer).get("filament_total")
     if not isinstance(total, int | float):
         return {}
     area = math.pi * (printer.facts.filament_diameter / 2) ** 2
@@ -157,7 +181,6 @@ def _filament(printer: Printer) -> Data:
 def _progress_data(printer: Printer) -> Data:
     state = printer.state
     phase = printer.phase
-    # While one starts, Klipper still shows the job before.
     shown = phase is not Phase.STARTING and (phase.has_job or state.job is JobState.COMPLETE)
     progress = measure(printer)
     return {
@@ -236,7 +259,7 @@ def _temperature(printer: Printer, name: str | None) -> Data:
 
 
 def _klipper(printer: Printer, phase: Phase) -> Data:
-    state = printer.state
+    state, metadata = printer.state, _metadata(printer)
     ready = phase.operational
     return {
         "state": state.klippy.value,
@@ -248,12 +271,12 @@ def _klipper(printer: Printer, phase: Phase) -> Data:
         "extrude_factor": state.number("gcode_move", "extrude_factor"),
         "layer": _layer(printer),
         **_equipment(printer, ready=ready),
-        "slicer": printer.metadata.get("slicer"),
-        "metadata": {name: printer.metadata[name] for name in _METADATA if printer.metadata.get(name) is not None},
+        "slicer": metadata.get("slicer"),
+        "metadata": {name: metadata[name] for name in _METADATA if metadata.get(name) is not None},
         "filament_used": _filament_used(printer),
         "display_message": printable(state.get("display_status", "message", "")) or None,
         "objects": _objects(printer),
-        "job": _identity(printer),
+        "job": identity_of(printer),
         "host": dict(state.host),
     }
 
@@ -279,9 +302,11 @@ def _named_position(printer: Printer) -> Data | None:
 
 def _layer(printer: Printer) -> Data:
     """SET_PRINT_STATS_INFO's word when the file gives it, else what the slicer's layer heights say of the present Z."""
-    info = printer.state.record("print_stats", "info")
-    current, total = info.get("current_layer"), info.get("total_layer") or printer.metadata.get("layer_count")
-    height, first = printer.metadata.get("layer_height"), printer.metadata.get("first_layer_height")
+    metadata, info = _metadata(printer), printer.state.record("print_stats", "info")
+    if printer.phase is Phase.STARTING:
+        return {"current": None, "total": metadata.get("layer_count")}
+    current, total = info.get("current_layer"), info.get("total_layer") or metadata.get("layer_count")
+    height, first = metadata.get("layer_height"), metadata.get("first_layer_height")
     z = current_z(printer)
     if current is None and printer.phase.has_job and isinstance(height, int | float) and height > 0 and z:
         base = first if isinstance(first, int | float) else height
@@ -327,7 +352,7 @@ def _filament_sensor(printer: Printer, name: str) -> Data:
 
 
 def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:
-    chosen = choose(printer.metadata, printer.state.filename)
+    chosen = choose(_metadata(printer), printer.state.filename)
     if chosen is None:
         return None
     image = asdict(printer.thumbnail) if with_image and printer.thumbnail else {}
@@ -335,7 +360,7 @@ def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:
 
 
 def _filament_used(printer: Printer) -> float | None:
-    used = printer.state.number("print_stats", "filament_used")
+    used = printer.state.number("print_stats", "filament_used") if printer.phase is not Phase.STARTING else None
     return None if used is None else round(max(0.0, used), 2)  # a macro's retraction makes it negative at the start
 
 
@@ -346,10 +371,6 @@ def _objects(printer: Printer) -> Data:
         "excluded": [str(each) for each in state.items("exclude_object", "excluded_objects")],
         "current": state.get("exclude_object", "current_object", "") or None,
     }
-
-
-def _identity(printer: Printer) -> Data | None:
-    return printer.prints.identity() or None
 
 
 def _whole(value: float | None) -> int | None:

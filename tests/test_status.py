@@ -206,6 +206,45 @@ def test_the_job() -> None:
     assert status.build(printer)["klipper"]["job"] is None
 
 
+def test_a_print_that_starts_is_the_one_to_come() -> None:
+    """While Klipper still shows the job before, the status has the file and the identity of the one that starts, and
+    nothing of the one before.
+    """
+    printer = in_phase("OPERATIONAL")
+    printer.apply(printing("complete", info={"total_layer": 8, "current_layer": 8}, filament_used=99.0))
+    printer.print_times = (100.0,)
+    printer.prints.expect("Printago/next.gcode", "job-8", printer.state)
+    assert valid(printer)["current_job"]["file"]["path"] == PATH
+    with printer.operation(Phase.STARTING):
+        data = valid(printer)
+        printer.apply(printing("error", message="Move out of range"))
+        assert status.state_string(printer) == "Starting"
+    file = {"name": "next.gcode", "path": "Printago/next.gcode", "display": "next.gcode", "origin": "local"}
+    assert data["current_job"]["file"] == file | {"size": None, "date": None}
+    assert (data["current_job"]["estimatedPrintTime"], data["current_job"]["lastPrintTime"]) == (None, None)
+    klipper = data["klipper"]
+    assert klipper["job"] == {"job_id": "job-8", "source": "printago"}
+    assert klipper["layer"] == {"current": None, "total": None}
+    assert (klipper["thumbnail"], klipper["slicer"], klipper["metadata"], klipper["filament_used"]) == (
+        None,
+        None,
+        {},
+        None,
+    )
+
+
+def test_a_file_that_starts_again_is_known() -> None:
+    """What Moonraker said of the file holds for its next print, too."""
+    printer = in_phase("OPERATIONAL")
+    printer.apply(printing("complete", info={"total_layer": 8, "current_layer": 8}))
+    printer.prints.expect(PATH, None, printer.state)
+    with printer.operation(Phase.STARTING):
+        data = valid(printer)
+    assert data["current_job"]["file"]["size"] == METADATA["size"]
+    assert data["klipper"]["layer"] == {"current": None, "total": 8}
+    assert data["klipper"]["job"] == {"job_id": None, "source": "printago"}
+
+
 def test_the_thumbnails_picture_is_there_when_it_is_asked_for() -> None:
     """It is many times as large as all the rest, so that every other status does without."""
     printer = in_phase("PRINTING")

@@ -88,6 +88,11 @@ class PrintTracker:
         job = Print(filename, "printago", job_id or self._job_ids.get(filename))
         self._expected = _Expected(job, _trace(state), time.time(), after)
 
+    @property
+    def coming(self) -> Print | None:
+        """The print that is about to start."""
+        return self._expected.job if self._expected else None
+
     def forget_expected(self) -> None:
         """The start was refused."""
         self._expected = None
