@@ -28,6 +28,6 @@ def pairing(printer: Printer) -> dict[str, Any]:
             "fans": [fan.describe_fan() for fan in outputs.fans(facts)],
             "lights": [light.describe_light() for light in outputs.lights(facts)],
             "webcams": [webcam.describe() for webcam in printer.webcams],
-            "commands": names(),
+            "commands": names(printer),
         },
     }

@@ -144,6 +144,9 @@ class StatusSection:
     )
     idle_interval: float = option("10.0", parse.seconds, "The same while idle, s.")
     heartbeat: float = option("60.0", parse.seconds, "Longest time without a status, s.")
+    z_changes: bool = option(
+        "off", parse.boolean, "on sends an event ZChange, up to four a second, while a print is on."
+    )
 
 
 @dataclass(frozen=True)

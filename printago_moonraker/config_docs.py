@@ -33,7 +33,8 @@ _ABOUT: Final = {
     "`{type}` and `{camera_name}` are filled in where an option is a template.",
     "printer": "One such section a printer: `[printer voron-24]`, say. Without any there is one printer, named after "
     "the host.",
-    "status": "How often a status goes out; a change of state goes out at once, whatever is said here.",
+    "status": "How often a status goes out, and how much is told; a change of state goes out at once, whatever is said "
+    "here.",
     "commands": "What the cloud may ask for.",
     "transfers": "Where files come from and where they go.",
     "camera": "Streams of pictures.",

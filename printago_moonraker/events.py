@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from printago_moonraker import errors
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState
-from printago_moonraker.printer.facts import short_name
+from printago_moonraker.printer.bucket import Bucket
+from printago_moonraker.printer.facts import labels
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
-from printago_moonraker.status import measure, state_string
+from printago_moonraker.status import current_z, headline, measure, state_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,10 @@ Event = tuple[str, dict[str, Any]]
 # What Klipper says when somebody stopped it: by M112, or by the emergency stop of a client.
 _EMERGENCY = re.compile(r"M112|emergency|webhooks request", re.IGNORECASE)
 GCODE_ENDINGS = (".gcode", ".g", ".gco")
+# Of G-code's errors: a file may have a bad line in every layer, and no two of them alike.
+SAME_ERROR = 60.0  # s in which a text is told once
+ERROR_BURST = 20  # at once
+ERROR_RATE = 0.1  # errors/s in the long run
 
 
 @dataclass
@@ -36,6 +42,7 @@ class EventSource:
     _homed: str = ""
     _tool: str = ""
     _layer: int | None = None
+    _z: float | None = None
     _completion: float | None = None  # of the print that is on; its end leaves nothing of it to measure
     _runout: dict[str, bool] = field(default_factory=dict)
 
@@ -53,6 +60,7 @@ class EventSource:
         if ready:
             yield from self._details(fresh=not self._connected)
         elif self._connected:
+            self._runout.clear()  # a sensor that Klipper has just set up says "no filament" until it has looked
             yield "Disconnected", {}
         self._connected = ready
 
@@ -66,7 +74,7 @@ class EventSource:
     def _trouble_told(self) -> Iterator[Event]:
         """Klipper's explanation of a shutdown or an error comes up to 250 ms after the state itself."""
         broken = self.printer.phase in (Phase.ERROR, Phase.CLOSED_WITH_ERROR)
-        message = printable(self.printer.state.klippy_message.strip().partition("\n")[0]) if broken else ""
+        message = headline(self.printer.state.klippy_message) if broken else ""
         if message == self._trouble:
             return
         self._trouble = message
@@ -88,11 +96,44 @@ class EventSource:
             total = state.record("print_stats", "info").get("total_layer")
             yield "LayerChange", {"current": layer, "total": total, **whose}
         self._homed, self._tool, self._layer = homed, tool, layer
-        for name in self.printer.facts.filament_sensors:
+        yield from self._height(whose, fresh=fresh)
+        for name, label in labels(self.printer.facts.filament_sensors).items():
             runout = not state.get(name, "filament_detected", True) and state.get(name, "enabled", True)
-            if runout and not self._runout.get(name, runout):
-                yield "FilamentRunout", {"sensor": short_name(name), **whose}
+            if not fresh and runout and not self._runout.get(name, runout):
+                yield "FilamentRunout", {"sensor": label, **whose}
             self._runout[name] = runout
+
+    def _height(self, whose: dict[str, Any], *, fresh: bool) -> Iterator[Event]:
+        """Klipper's ticks set the pace: what lies between two of them, such as a short lift, is not told."""
+        old, self._z = self._z, current_z(self.printer)
+        wanted = self.printer.settings.status.z_changes and whose and not fresh
+        if wanted and self._z is not None and self._z != old:
+            yield "ZChange", {"new": self._z, "old": old, **whose}
+
+
+class GcodeErrors:
+    """One printer's `!! ` lines: which of them are told. Each event is written to the disk, so they are bounded."""
+
+    def __init__(self) -> None:
+        self._bucket = Bucket(ERROR_BURST, ERROR_RATE)
+        self._told: dict[str, float] = {}  # by text, when; not more than the bucket lets through in SAME_ERROR
+
+    def take(self, text: str, now: float) -> dict[str, Any] | None:
+        """The `Error` event's payload, None for what is kept back; `now`: seconds on a monotonic clock."""
+        self._told = {each: at for each, at in self._told.items() if now - at < SAME_ERROR}
+        if text in self._told:
+            self._bucket.dropped += 1
+            return None
+        if not self._bucket.take(now):
+            return None
+        self._told[text] = now
+        return {"error": text, "reason": "gcode", **self._bucket.count()}
+
+
+def trouble(payload: dict[str, Any]) -> dict[str, Any]:
+    """The `error` envelope's data beside an `Error` event of that payload."""
+    kind = errors.GcodeError if payload["reason"] == "gcode" else errors.PrinterNotReady
+    return {"error": payload["error"], "code": kind.code}
 
 
 def print_payload(transition: Transition, completion: float | None) -> dict[str, Any]:
@@ -122,30 +163,39 @@ def file_payload(job: Print) -> dict[str, Any]:
     }
 
 
-def file_event(params: dict[str, Any]) -> Event | None:
-    """The event of one `notify_filelist_changed`, None for what is no G-code file of the user's (thumbnails, folders,
-    configuration).
+def file_events(params: dict[str, Any]) -> Iterator[Event]:
+    """The events of one `notify_filelist_changed`: of a file that was moved, where it was and where it is; none of what
+    is no G-code file of the user's (thumbnails, folders, configuration).
     """
-    item = params.get("item") or {}
-    path = str(item.get("path", ""))
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    if item.get("root") != "gcodes" or hidden or not path.lower().endswith(GCODE_ENDINGS):
-        return None
+    action = str(params.get("action"))
+    if action == "move_file":
+        yield from _file_event("FileRemoved", params.get("source_item"))
     name = {
         "create_file": "FileAdded",
         "modify_file": "FileAdded",
         "move_file": "FileAdded",
         "delete_file": "FileRemoved",
-    }.get(str(params.get("action")))
-    if name is None:
-        return None
-    return name, {
-        "name": path.rpartition("/")[2],
-        "path": path,
-        "storage": "local",
-        "origin": "local",
-        "size": item.get("size"),
-    }
+    }.get(action)
+    if name is not None:
+        yield from _file_event(name, params.get("item"))
+
+
+def _file_event(name: str, item: dict[str, Any] | None) -> Iterator[Event]:
+    item = item or {}
+    path = str(item.get("path", ""))
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    if item.get("root") != "gcodes" or hidden or not path.lower().endswith(GCODE_ENDINGS):
+        return
+    yield (
+        name,
+        {
+            "name": path.rpartition("/")[2],
+            "path": path,
+            "storage": "local",
+            "origin": "local",
+            "size": item.get("size"),
+        },
+    )
 
 
 def _tool_number(extruder: str) -> int:

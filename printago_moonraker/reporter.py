@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.printer.facts import module
-from printago_moonraker.status import measure
+from printago_moonraker.status import file_of, identity_of, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,8 +112,8 @@ def digest(printer: Printer) -> Digest:
             state.get("display_status", "message", ""),
             state.get("print_stats", "message", ""),
         ),
-        "file": state.filename,
-        "identity": printer.prints.current and (printer.prints.current.job_id, printer.prints.current.source),
+        "file": file_of(printer),
+        "identity": identity_of(printer),
         "metadata": id(printer.metadata),
         "thumbnail": id(printer.thumbnail),
         "homed": state.homed_axes,

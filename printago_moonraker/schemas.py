@@ -75,13 +75,14 @@ def compiled(name: str) -> Validator:
 
 
 def validate_parameters(type_: str, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """A command's parameters with every number as a number, also those that came as decimal strings.
+    """A command's parameters with every number as a number, also those that came as decimal strings, and without the
+    optional ones that are null: they count as absent.
 
     Raises InvalidParameters: its sentence names the first thing that does not fit, its details are up to ten
     {path, message}.
     """
     check = validator(type_, action)
-    values: dict[str, Any] = _with_numbers(check.schema, parameters)
+    values: dict[str, Any] = _as_meant(check.schema, parameters)
     try:
         details = [_detail(error) for error in islice(check.iter_errors(values), _MOST_DETAILS)]
     except RecursionError:
@@ -120,17 +121,21 @@ def _validator_class() -> Any:
     return validators.extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
 
 
-# ---- numbers that came as strings
+# ---- numbers that came as strings, and what is absent although it came
 
 
-def _with_numbers(schema: Any, value: Any) -> Any:
-    """`value` with strings turned into numbers where `schema` asks for them; before the check, for its bounds' sake."""
+def _as_meant(schema: Any, value: Any) -> Any:
+    """`value` with strings turned into numbers where `schema` asks for them, and without declared members that are null
+    and not required; before the check, for the sake of its bounds and of what needs at least one of several.
+    """
     kind, schema = _resolve(schema)
     if kind:
         return _number(kind, value)
     if isinstance(value, dict):
         declared = schema.get("properties", {})
-        return {key: _with_numbers(declared[key], item) if key in declared else item for key, item in value.items()}
+        required = schema.get("required", ())
+        given = {key: item for key, item in value.items() if item is not None or key in required or key not in declared}
+        return {key: _as_meant(declared[key], item) if key in declared else item for key, item in given.items()}
     return value
 
 

@@ -14,7 +14,7 @@ from printago_moonraker.commands.executor import Executor
 from printago_moonraker.commands.interrupted import answer_interrupted
 from printago_moonraker.commands.lanes import Lanes
 from printago_moonraker.commands.registry import Context
-from printago_moonraker.events import EventSource, file_event
+from printago_moonraker.events import EventSource, GcodeErrors, file_events, trouble
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import Moonraker
 from printago_moonraker.moonraker.connection import connect
@@ -25,6 +25,7 @@ from printago_moonraker.printago.link import Link
 from printago_moonraker.printago.login import login_for
 from printago_moonraker.printer import macro
 from printago_moonraker.printer.camera import Cameras
+from printago_moonraker.printer.gcode import plain
 from printago_moonraker.printer.jobs import Jobs
 from printago_moonraker.printer.klippy import KlippyWatch
 from printago_moonraker.printer.loaded import LoadedFile
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
 PRINT_EVENTS = frozenset(change.value for change in Change)
 FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
 PROVED = 5.0  # s; what accepts and drops, or hangs at the first question, is no Moonraker to go back to at once
@@ -74,7 +74,7 @@ class Session:
         self._macros = macro.MacroEvents()
         self._file = LoadedFile(self.printer)
         self._image_due = True  # the next status shows the thumbnail's picture, if there is one
-        self._last_error = (float("-inf"), "")
+        self._gcode_errors = GcodeErrors()
         self._handlers: dict[str, Handler] = {
             "notify_status_update": lambda params: self.printer.apply(params[0], float(params[1])),
             "notify_gcode_response": lambda params: self._on_gcode_response(str(params[0])),
@@ -195,6 +195,9 @@ class Session:
 
     def _emit(self, name: str, payload: dict[str, Any], also: Write | None = None) -> None:
         self._link.send("event", {"event": name, **payload}, also=also)
+        # For a cloud that knows only the plugin each `error` answers a command: it must not take news for an answer.
+        if name == "Error" and self._settings.printago.dialect != Dialect.OCTOPRINT:
+            self._link.send("error", trouble(payload))
 
     # ---------------------------------------------------------------------------------------------- from the printer
 
@@ -277,12 +280,11 @@ class Session:
         elif text.startswith("// Klipper state: Shutdown"):
             self._on_klippy(KlippyWatch.shutdown)
         elif text.startswith("!!"):
-            message = printable(text.removeprefix("!!"))
-            now = time.monotonic()
+            message, now = printable(plain(text.removeprefix("!!"))), time.monotonic()
             self.printer.prints.gcode_error(message, now)
-            if message != self._last_error[1] or now - self._last_error[0] > ERROR_INTERVAL:
-                self._last_error = (now, message)
-                self._emit("Error", {"error": message, "reason": "gcode"})
+            payload = self._gcode_errors.take(message, now)
+            if payload is not None:
+                self._emit("Error", payload)
 
     def _on_macro(self, params: Any) -> None:
         payload, reason = self._macros.take(params, time.monotonic())
@@ -298,13 +300,11 @@ class Session:
         self._file.history_changed()
 
     def _on_file(self, params: dict[str, Any]) -> None:
-        event = file_event(params)
-        if event is None:
-            return
-        self._emit(*event)
-        if event[1]["path"] == self.printer.state.filename:
-            self._file.reload()
-            self._image_due = True
+        for name, payload in file_events(params):
+            self._emit(name, payload)
+            if payload["path"] == self.printer.state.filename:
+                self._file.reload()
+                self._image_due = True
 
     def _on_webcams(self, entries: list[dict[str, Any]]) -> None:
         webcams = read_webcams(entries, self._config.moonraker_url)

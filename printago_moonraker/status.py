@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.thumbnails import choose
-from printago_moonraker.printer.facts import FILAMENT_SENSORS, LED_MODULES, is_light, module, short_name
+from printago_moonraker.printer.facts import LED_MODULES, is_light, labels, module
+from printago_moonraker.printer.gcode import plain
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.state import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from printago_moonraker.printer.printer import Printer
+    from printago_moonraker.printer.prints import Print
 
 Data = dict[str, Any]
 
@@ -57,7 +61,7 @@ def build(printer: Printer, *, with_image: bool = False) -> Data:
             "state": {"text": state_string(printer), "flags": _flags(phase), "error": _error(printer)},
             "job": job,
             "progress": _progress_data(printer),
-            "currentZ": _current_z(printer),
+            "currentZ": current_z(printer),
             "offsets": {},
             "resends": {"count": 0, "transmitted": 0, "ratio": 0},
         },
@@ -81,10 +85,16 @@ def _error(printer: Printer) -> str:
     """Klipper's trouble in one line, empty when all is well."""
     state = printer.state
     if not printer.phase.operational and state.klippy_message:
-        return printable(state.klippy_message.strip().partition("\n")[0])
+        return headline(state.klippy_message)
     if printer.phase is Phase.OFFLINE:
         return "Klipper is not running" if state.moonraker else "Moonraker is not reachable"
-    return printable(state.get("print_stats", "message", "")) if state.job is JobState.ERROR else ""
+    failed = state.job is JobState.ERROR and printer.phase is not Phase.STARTING  # of that it is the job before
+    return printable(plain(state.get("print_stats", "message", ""))) if failed else ""
+
+
+def headline(message: str) -> str:
+    """The first line of what Klipper says: the lines after it are what to do about it."""
+    return printable(plain(message).strip().partition("\n")[0])
 
 
 def _flags(phase: Phase) -> Data:
@@ -114,20 +124,42 @@ def _heating(printer: Printer) -> bool:
 # ------------------------------------------------------------------------------------------------------------ the job
 
 
+def file_of(printer: Printer) -> str:
+    """The file of the print that is on or about to start, or was on last, below gcodes; empty when there is none."""
+    starting = _starting(printer)
+    return starting.filename if starting else printer.state.filename
+
+
+def identity_of(printer: Printer) -> Data | None:
+    """Whose the print is that is on or about to start, None when there is none."""
+    starting = _starting(printer)
+    if starting:
+        return {"job_id": starting.job_id, "source": starting.source}
+    return printer.prints.identity() or None
+
+
+def _starting(printer: Printer) -> Print | None:
+    """While one starts, Klipper still shows the job before."""
+    return printer.prints.coming if printer.phase is Phase.STARTING else None
+
+
+def _metadata(printer: Printer) -> Data:
+    """The shown file's; of one that is not loaded yet nothing is known."""
+    return printer.metadata if file_of(printer) == printer.state.filename else {}
+
+
 def _job(printer: Printer) -> Data:
-    state, metadata = printer.state, printer.metadata
-    path = state.filename or None
-    name = path.rpartition("/")[2] if path else None
-    times = printer.print_times
+    state, metadata, path = printer.state, _metadata(printer), file_of(printer)
+    name, loaded = path.rpartition("/")[2] or None, path == state.filename
+    times = printer.print_times if loaded else ()
+    size = metadata.get("size") or (state.number("virtual_sdcard", "file_size") if loaded else None)
     return {
         "file": {
             "name": name,
-            "path": path,
+            "path": path or None,
             "display": name,
             "origin": "local" if path else None,
-            "size": _whole(metadata.get("size") or state.number("virtual_sdcard", "file_size") or None)
-            if path
-            else None,
+            "size": _whole(size or None) if path else None,
             "date": _whole(metadata.get("modified")),
         },
         "estimatedPrintTime": metadata.get("estimated_time"),
@@ -139,7 +171,7 @@ def _job(printer: Printer) -> Data:
 
 
 def _filament(printer: Printer) -> Data:
-    total = printer.metadata.get("filament_total")
+    total = _metadata(printer).get("filament_total")
     if not isinstance(total, int | float):
         return {}
     area = math.pi * (printer.facts.filament_diameter / 2) ** 2
@@ -149,7 +181,6 @@ def _filament(printer: Printer) -> Data:
 def _progress_data(printer: Printer) -> Data:
     state = printer.state
     phase = printer.phase
-    # While one starts, Klipper still shows the job before.
     shown = phase is not Phase.STARTING and (phase.has_job or state.job is JobState.COMPLETE)
     progress = measure(printer)
     return {
@@ -198,7 +229,8 @@ def _left_of_estimate(estimate: float, done: float, elapsed: float) -> float:
     return max(0.0, estimate * (1.0 - done) * min(max(pace, 0.25), 4.0))
 
 
-def _current_z(printer: Printer) -> float | None:
+def current_z(printer: Printer) -> float | None:
+    """The nozzle's height in mm, as the G-code has it; None while it is not known."""
     position = printer.state.items("gcode_move", "gcode_position")
     return position[2] if "z" in printer.state.homed_axes and len(position) > 2 else None
 
@@ -227,29 +259,24 @@ def _temperature(printer: Printer, name: str | None) -> Data:
 
 
 def _klipper(printer: Printer, phase: Phase) -> Data:
-    state = printer.state
+    state, metadata = printer.state, _metadata(printer)
     ready = phase.operational
     return {
         "state": state.klippy.value,
-        "state_message": printable(state.klippy_message, 500),
+        "state_message": printable(plain(state.klippy_message), 500),
         "can": _can(printer, phase),
         "homed_axes": state.homed_axes,
         "position": _named_position(printer),
         "speed_factor": state.number("gcode_move", "speed_factor"),
         "extrude_factor": state.number("gcode_move", "extrude_factor"),
         "layer": _layer(printer),
-        "fans": {short_name(name): _fan(printer, name) for name in printer.facts.fans} if ready else {},
-        "lights": {short_name(name): _light(printer, name) for name in printer.facts.lights} if ready else {},
-        "filament_sensors": _filament_sensors(printer) if ready else {},
-        "heaters": {heater.name: _temperature(printer, heater.object_name) for heater in printer.facts.heaters}
-        if ready
-        else {},
-        "slicer": printer.metadata.get("slicer"),
-        "metadata": {name: printer.metadata[name] for name in _METADATA if printer.metadata.get(name) is not None},
+        **_equipment(printer, ready=ready),
+        "slicer": metadata.get("slicer"),
+        "metadata": {name: metadata[name] for name in _METADATA if metadata.get(name) is not None},
         "filament_used": _filament_used(printer),
         "display_message": printable(state.get("display_status", "message", "")) or None,
         "objects": _objects(printer),
-        "job": _identity(printer),
+        "job": identity_of(printer),
         "host": dict(state.host),
     }
 
@@ -275,15 +302,33 @@ def _named_position(printer: Printer) -> Data | None:
 
 def _layer(printer: Printer) -> Data:
     """SET_PRINT_STATS_INFO's word when the file gives it, else what the slicer's layer heights say of the present Z."""
-    info = printer.state.record("print_stats", "info")
-    current, total = info.get("current_layer"), info.get("total_layer") or printer.metadata.get("layer_count")
-    height, first = printer.metadata.get("layer_height"), printer.metadata.get("first_layer_height")
-    z = _current_z(printer)
+    metadata, info = _metadata(printer), printer.state.record("print_stats", "info")
+    if printer.phase is Phase.STARTING:
+        return {"current": None, "total": metadata.get("layer_count")}
+    current, total = info.get("current_layer"), info.get("total_layer") or metadata.get("layer_count")
+    height, first = metadata.get("layer_height"), metadata.get("first_layer_height")
+    z = current_z(printer)
     if current is None and printer.phase.has_job and isinstance(height, int | float) and height > 0 and z:
         base = first if isinstance(first, int | float) else height
         # A lifted nozzle is above the layer that it prints: the estimate is bounded by the file's own count.
         current = max(0, min(round((z - base) / height) + 1, total if isinstance(total, int) else 1_000_000))
     return {"current": current, "total": total}
+
+
+def _equipment(printer: Printer, *, ready: bool) -> Data:
+    """What each of these shows, by its name; nothing is known of them unless Klipper is ready."""
+    facts = printer.facts
+    heaters = (*(heater.object_name for heater in facts.heaters), *facts.sensors)
+    members: tuple[tuple[str, tuple[str, ...], Callable[[Printer, str], Data]], ...] = (
+        ("fans", facts.fans, _fan),
+        ("lights", facts.lights, _light),
+        ("filament_sensors", facts.filament_sensors, _filament_sensor),
+        ("heaters", heaters, _temperature),
+    )
+    return {
+        member: {label: show(printer, name) for name, label in labels(names).items()} if ready else {}
+        for member, names, show in members
+    }
 
 
 def _fan(printer: Printer, name: str) -> Data:
@@ -301,20 +346,13 @@ def _light(printer: Printer, name: str) -> Data:
     return {"brightness": printer.state.number(name, "value") if is_light(name) else None, "color": None}
 
 
-def _filament_sensors(printer: Printer) -> Data:
-    names = [name for name in printer.facts.filament_sensors if module(name) in FILAMENT_SENSORS]
-    values = printer.state.objects
-    return {
-        short_name(name): {
-            "enabled": values.get(name, {}).get("enabled"),
-            "filament_detected": values.get(name, {}).get("filament_detected"),
-        }
-        for name in names
-    }
+def _filament_sensor(printer: Printer, name: str) -> Data:
+    values = printer.state.objects.get(name, {})
+    return {"enabled": values.get("enabled"), "filament_detected": values.get("filament_detected")}
 
 
 def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:
-    chosen = choose(printer.metadata, printer.state.filename)
+    chosen = choose(_metadata(printer), printer.state.filename)
     if chosen is None:
         return None
     image = asdict(printer.thumbnail) if with_image and printer.thumbnail else {}
@@ -322,7 +360,7 @@ def _thumbnail(printer: Printer, *, with_image: bool) -> Data | None:
 
 
 def _filament_used(printer: Printer) -> float | None:
-    used = printer.state.number("print_stats", "filament_used")
+    used = printer.state.number("print_stats", "filament_used") if printer.phase is not Phase.STARTING else None
     return None if used is None else round(max(0.0, used), 2)  # a macro's retraction makes it negative at the start
 
 
@@ -333,10 +371,6 @@ def _objects(printer: Printer) -> Data:
         "excluded": [str(each) for each in state.items("exclude_object", "excluded_objects")],
         "current": state.get("exclude_object", "current_object", "") or None,
     }
-
-
-def _identity(printer: Printer) -> Data | None:
-    return printer.prints.identity() or None
 
 
 def _whole(value: float | None) -> int | None:

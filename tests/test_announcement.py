@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from printago_moonraker import __version__, announcement, schemas
-from printago_moonraker.commands.registry import REGISTRY
+from printago_moonraker.commands.registry import REGISTRY, names
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec
-from tests.fakes.klipper import Recorder
-
-if TYPE_CHECKING:
-    from printago_moonraker.printer.printer import Printer
+from printago_moonraker.printer.facts import read_facts
+from printago_moonraker.printer.printer import Printer
+from tests.fakes.klipper import Recorder, make_config
 
 
 def announced(printer: Printer) -> Any:
@@ -43,8 +44,37 @@ def test_a_printer_that_is_known() -> None:
     assert set(printer["commands"]) == {f"{kind}.{action}" for kind, action in REGISTRY}
 
 
+@pytest.mark.parametrize(
+    ("objects", "missing"),
+    [
+        (["heater_generic chamber", "fan", "led case"], {"set_bed", "set_hotend", "extrude"}),
+        (["extruder", "heater_bed", "heater_fan hotend"], {"set_chamber", "set_fan", "set_light"}),
+        (["extruder", "heater_bed", "temperature_sensor chamber", "fan", "led a"], {"set_chamber"}),
+        (["extruder", "heater_bed", "heater_generic chamber", "fan", "output_pin static_light"], {"set_light"}),
+    ],
+)
+def test_what_the_printer_has_not_got_is_not_announced(objects: list[str], missing: set[str]) -> None:
+    """A command for a heater, a fan or a light that is not there is not listed; cameras come and go, theirs are."""
+    printer = Recorder().ready()
+    settings = {"printer": {"kinematics": "corexy"}, "output_pin static_light": {"static_value": 1.0}}
+    printer.facts = read_facts(objects, {"configfile": {"settings": settings}})
+    listed = set(announced(printer)["printer"]["commands"])
+    assert {f"{kind}.{action}" for kind, action in REGISTRY if action not in missing} == listed
+
+
+@pytest.mark.parametrize(("switch", "kind"), [("allow_motion", "movement"), ("allow_heating", "temperature")])
+def test_what_the_owner_has_switched_off_is_not_announced(switch: str, kind: str) -> None:
+    """Whatever the printer has, and whether it is known yet or not."""
+    options: dict[str, Any] = {switch: False}
+    recorder = Recorder(Printer(*make_config(**options), emit=lambda *_: None))
+    for printer in (recorder.printer, recorder.ready()):
+        listed = announced(printer)["printer"]["commands"]
+        assert listed == [name for name in names() if not name.startswith(kind)]
+
+
 def test_a_printer_that_has_said_nothing() -> None:
-    """Unknown is null or empty, and the envelope is valid all the same."""
+    """Unknown is null or empty, and the envelope is valid all the same; no command is ruled out yet."""
     printer = announced(Recorder().printer)["printer"]
+    assert printer["commands"] == names()
     assert (printer["klipper"], printer["moonraker"], printer["kinematics"]) == (None, None, None)
     assert (printer["build_volume"], printer["heaters"], printer["webcams"]) == (None, [], [])

@@ -10,6 +10,7 @@ import pytest
 
 from printago_moonraker import reporter
 from printago_moonraker.config import StatusSection
+from printago_moonraker.printer.phase import Phase
 from printago_moonraker.reporter import Reporter
 from tests.fakes.clock import ClockLoop, run
 from tests.fakes.klipper import Recorder, printing
@@ -140,6 +141,8 @@ def test_heating_shortens_the_wait(times: Callable[..., list[float]]) -> None:
         ({"toolhead": {"homed_axes": ""}}, True),
         ({"display_status": {"message": "hello"}}, True),
         ({"filament_switch_sensor runout": {"filament_detected": False}}, True),
+        ({"temperature_fan host": {"temperature": 40.4}}, False),
+        ({"temperature_fan host": {"temperature": 40.5}}, True),
     ],
 )
 def test_what_matters(times: Callable[..., list[float]], delta: dict[str, dict[str, Any]], matters: bool) -> None:
@@ -150,6 +153,21 @@ def test_what_matters(times: Callable[..., list[float]], delta: dict[str, dict[s
         await desk.at(40.0)
 
     assert times(scene) == ([0.0, 20.0] if matters else [0.0])
+
+
+def test_another_print_to_come_matters(times: Callable[..., list[float]]) -> None:
+    """While one starts, Klipper shows nothing new: that it is another one, or another's, goes out all the same."""
+
+    async def scene(desk: Desk) -> None:
+        tracker, state = desk.printer.prints, desk.printer.state
+        with desk.printer.operation(Phase.STARTING):
+            for at, path, job_id in ((10.0, "a.gcode", "1"), (20.0, "b.gcode", "1"), (30.0, "b.gcode", "2")):
+                await desk.at(at)
+                tracker.expect(path, job_id, state)
+                desk.printer.changed()
+            await desk.at(40.0)
+
+    assert times(scene) == [0.0, 0.0, 10.0, 20.0, 30.0, 40.0]
 
 
 def test_small_steps_add_up(times: Callable[..., list[float]]) -> None:

@@ -261,6 +261,51 @@ def test_numbers_come_out_as_numbers(command: str, parameters: dict[str, Any], v
     assert json.dumps(parameters) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "parameters", "values"),
+    [
+        ("movement_control.jog", {"axes": {"x": 5, "y": None}, "speed": None, "tags": None}, {"axes": {"x": 5}}),
+        ("movement_control.home", {"axes": None}, {}),
+        ("temperature_control.set_hotend", {"temperature": 0, "tool": None}, {"temperature": 0}),
+        ("printer_control.start_print", {"file_name": "a", "job_id": None}, {"file_name": "a"}),
+        (
+            "printer_control.download_gcode",
+            {"url": "u", "file_name": None, "size": None, "sha256": None, "plate": None, "printago_job": None},
+            {"url": "u"},
+        ),
+        ("camera_control.snapshot", {"camera_name": "a", "destination_url": None}, {"camera_name": "a"}),
+        ("light_control.set_light", {"on": None, "brightness": 1}, {"brightness": 1}),
+        ("printer_control.get_status", {"new": None}, {"new": None}),
+    ],
+)
+def test_an_optional_parameter_that_is_null_is_absent(
+    command: str, parameters: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """A cloud that writes null for what it does not know says nothing with it, also inside an object."""
+    type_, _, action = command.partition(".")
+    assert schemas.validate_parameters(type_, action, parameters) == values
+
+
+@pytest.mark.parametrize(
+    ("command", "parameters", "sentence"),
+    [
+        ("movement_control.extrude", {"amount": None}, "amount: null is not a number."),
+        ("movement_control.jog", {"axes": None}, "axes: null is not an object with at least one of x, y and z."),
+        ("movement_control.jog", {"axes": {"x": None}}, "axes must be an object with at least one of x, y and z."),
+        ("light_control.set_light", {"on": None}, None),
+        (
+            "camera_control.snapshot",
+            {"camera_name": "a", "destination": "url", "destination_url": None},
+            "destination_url is missing.",
+        ),
+    ],
+)
+def test_what_is_needed_must_not_be_null(command: str, parameters: dict[str, Any], sentence: str | None) -> None:
+    """Null counts as nothing where something is required."""
+    error = refused(command, parameters)
+    assert sentence is None or str(error) == sentence
+
+
 def test_the_first_ten_are_told() -> None:
     """A thousand faults make a short answer."""
     error = refused("movement_control.jog", {"axes": {"x": 1}, "tags": list(range(90))})

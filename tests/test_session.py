@@ -84,13 +84,16 @@ class Farm:
 
 
 @asynccontextmanager
-async def farm(folder: Path, *, moonraker_up: bool = True, **answers: Any) -> AsyncIterator[Farm]:
+async def farm(
+    folder: Path, *, moonraker_up: bool = True, dialect: str = "klipper", **answers: Any
+) -> AsyncIterator[Farm]:
     clock = Clock()
     store = Store(folder / "data", trusted_time=clock.trusted_time)
     async with mosquitto(folder) as broker, proxy(broker.port) as wire, FakeMoonraker() as moonraker, store:
         printer, config = make_config(moonraker.url, folder)
         mqtt = MqttSection(host="127.0.0.1", port=wire.port, tls=False)
         config = replace(config, mqtt=mqtt, status=StatusSection(printing_interval=0.1))
+        config = replace(config, printago=replace(config.printago, dialect=dialect))
         moonraker.refuse = 0 if moonraker_up else 502
         endpoint = replace(endpoint_for(mqtt, printer.printer_id), port=broker.port)
         async with Cloud(endpoint, topics_for(config, printer)) as cloud:
@@ -253,16 +256,47 @@ async def test_printago_lost_and_back(tmp_path: Path) -> None:
 
 
 async def test_gcode_errors_are_told(tmp_path: Path) -> None:
-    """A bad line in every layer is one event a second, not a flood; a person's message is none."""
+    """A bad line in every layer is one event a minute, not a flood, and a person's message is none; what a K1 says in
+    JSON is told in Klipper's words.
+    """
     async with farm(tmp_path) as it:
         await it.status("OPERATIONAL")
         for _ in range(20):
             await it.moonraker.notify("notify_gcode_response", "!! Move out of range: 500.000")
         await it.moonraker.notify("notify_gcode_response", "// nothing")
-        await it.moonraker.notify("notify_gcode_response", "!! Extrude below minimum temp")
-        await it.told("Error", error="Extrude below minimum temp")
+        await it.moonraker.notify("notify_gcode_response", '!! {"code":"key1","msg":"Extrude below minimum temp"}')
+        await it.told("Error", error="Extrude below minimum temp", dropped=19)
         errors = [event["error"] for event in it.cloud.events() if event["event"] == "Error"]
         assert errors == ["Move out of range: 500.000", "Extrude below minimum temp"]
+
+
+async def test_trouble_is_an_error_envelope_too(tmp_path: Path) -> None:
+    """Beside each `Error` event goes an `error` envelope that answers no command."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        await it.moonraker.notify("notify_gcode_response", "!! Unknown pin")
+        await it.push(webhooks={"state": "shutdown", "state_message": "ADC out of range\nOnce"})
+        await it.cloud.wait_for(
+            lambda each: each["data"].get("error") == "ADC out of range" and each["type"] == "error"
+        )
+        found = [each for each in it.cloud.envelopes if each["type"] == "error"]
+        assert [each["data"] for each in found] == [
+            {"error": "Unknown pin", "code": "gcode_error"},
+            {"error": "ADC out of range", "code": "printer_not_ready"},
+        ]
+        for each in found:
+            assert "command" not in each
+            schemas.compiled("envelopes/error").validate(each)
+
+
+async def test_in_dialect_octoprint_trouble_is_an_event_only(tmp_path: Path) -> None:
+    """A cloud that knows only the plugin takes each `error` for the answer to what it asked last."""
+    async with farm(tmp_path, dialect="octoprint") as it:
+        await it.status("OPERATIONAL")
+        await it.moonraker.notify("notify_gcode_response", "!! Unknown pin")
+        await it.told("Error", error="Unknown pin")
+        await it.cloud.command("printer_control", "get_status")
+        assert [each for each in it.cloud.envelopes if each["type"] == "error"] == []
 
 
 async def test_files_are_told(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from printago_moonraker import schemas, status
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.moonraker.thumbnails import Image
 from printago_moonraker.printago.envelope import Dialect, EnvelopeCodec
+from printago_moonraker.printer.facts import read_facts
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.printer import Printer
 from tests.fakes.klipper import METADATA, PATH, Recorder, make_config, printing
@@ -145,6 +146,18 @@ def test_for_a_person() -> None:
     assert status.state_string(failed) == "Operational: Move out of range"
 
 
+def test_what_a_creality_k1_says_is_for_a_person_too() -> None:
+    """Its JSON is opened wherever the status has Klipper's words."""
+    wrapped = '{"code":"key1","msg":"Lost communication with MCU","values":[]}'
+    printer = in_phase("ERROR")
+    printer.klippy_is(KlippyState.SHUTDOWN, f"{wrapped}\nOnce the underlying")
+    assert status.state_string(printer) == "Error: Lost communication with MCU"
+    assert status.build(printer)["klipper"]["state_message"] == "Lost communication with MCU Once the underlying"
+    failed = in_phase("OPERATIONAL")
+    failed.apply(printing("error", message=wrapped))
+    assert status.state_string(failed) == "Operational: Lost communication with MCU"
+
+
 def test_temperatures() -> None:
     """OctoPrint's heaters by OctoPrint's names, all others below `klipper`; none while nothing is known."""
     data = status.build(in_phase("OPERATIONAL"))
@@ -154,7 +167,10 @@ def test_temperatures() -> None:
         "bed": {"actual": 24.0, "target": 0.0, "offset": 0},
         "chamber": {"actual": 23.0, "target": 0.0, "offset": 0},
     }
-    assert set(data["klipper"]["heaters"]) == {"dryer box"}
+    assert data["klipper"]["heaters"] == {
+        "dryer box": {"actual": 22.0, "target": 0.0, "offset": 0},
+        "host": {"actual": 40.0, "target": 60.0, "offset": 0},
+    }
     assert status.build(in_phase("OFFLINE"))["temperatures"] == {}
 
 
@@ -188,6 +204,45 @@ def test_the_job() -> None:
     assert klipper["filament_used"] == 0.0
     printer.apply(printing("complete"))
     assert status.build(printer)["klipper"]["job"] is None
+
+
+def test_a_print_that_starts_is_the_one_to_come() -> None:
+    """While Klipper still shows the job before, the status has the file and the identity of the one that starts, and
+    nothing of the one before.
+    """
+    printer = in_phase("OPERATIONAL")
+    printer.apply(printing("complete", info={"total_layer": 8, "current_layer": 8}, filament_used=99.0))
+    printer.print_times = (100.0,)
+    printer.prints.expect("Printago/next.gcode", "job-8", printer.state)
+    assert valid(printer)["current_job"]["file"]["path"] == PATH
+    with printer.operation(Phase.STARTING):
+        data = valid(printer)
+        printer.apply(printing("error", message="Move out of range"))
+        assert status.state_string(printer) == "Starting"
+    file = {"name": "next.gcode", "path": "Printago/next.gcode", "display": "next.gcode", "origin": "local"}
+    assert data["current_job"]["file"] == file | {"size": None, "date": None}
+    assert (data["current_job"]["estimatedPrintTime"], data["current_job"]["lastPrintTime"]) == (None, None)
+    klipper = data["klipper"]
+    assert klipper["job"] == {"job_id": "job-8", "source": "printago"}
+    assert klipper["layer"] == {"current": None, "total": None}
+    assert (klipper["thumbnail"], klipper["slicer"], klipper["metadata"], klipper["filament_used"]) == (
+        None,
+        None,
+        {},
+        None,
+    )
+
+
+def test_a_file_that_starts_again_is_known() -> None:
+    """What Moonraker said of the file holds for its next print, too."""
+    printer = in_phase("OPERATIONAL")
+    printer.apply(printing("complete", info={"total_layer": 8, "current_layer": 8}))
+    printer.prints.expect(PATH, None, printer.state)
+    with printer.operation(Phase.STARTING):
+        data = valid(printer)
+    assert data["current_job"]["file"]["size"] == METADATA["size"]
+    assert data["klipper"]["layer"] == {"current": None, "total": 8}
+    assert data["klipper"]["job"] == {"job_id": None, "source": "printago"}
 
 
 def test_the_thumbnails_picture_is_there_when_it_is_asked_for() -> None:
@@ -245,6 +300,25 @@ def test_equipment() -> None:
     assert klipper["lights"]["caselight"]["brightness"] == 0.5
     assert klipper["filament_sensors"] == {"runout": {"enabled": True, "filament_detected": True}}
     assert klipper["objects"] == {"names": ["CUBE"], "excluded": [], "current": None}
+
+
+def test_equal_short_names() -> None:
+    """None hides another: the one that comes later goes by its full name, a sensor later than a heater."""
+    names = [
+        "temperature_sensor box", "heater_generic box", "temperature_fan box", "fan_generic box",
+        "output_pin box_light", "led box_light", "filament_switch_sensor box", "filament_motion_sensor box",
+        "temperature_sensor chamber_temp",
+    ]  # fmt: skip
+    printer = in_phase("OPERATIONAL")
+    printer.facts = read_facts(names, {})
+    printer.apply({"temperature_sensor box": {"temperature": 41.0}, "filament_motion_sensor box": {"enabled": True}})
+    klipper = valid(printer)["klipper"]
+    assert list(klipper["heaters"]) == ["box", "temperature_sensor box", "temperature_fan box"]
+    assert klipper["heaters"]["temperature_sensor box"] == {"actual": 41.0, "target": None, "offset": 0}
+    assert list(klipper["fans"]) == ["box", "fan_generic box"]
+    assert list(klipper["lights"]) == ["box_light", "led box_light"]
+    assert list(klipper["filament_sensors"]) == ["box", "filament_motion_sensor box"]
+    assert klipper["filament_sensors"]["filament_motion_sensor box"]["enabled"] is True
 
 
 WEIRD = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=4))

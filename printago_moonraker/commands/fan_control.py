@@ -8,9 +8,10 @@ from printago_moonraker.printer import gcode, outputs
 
 _PATIENCE = 120.0  # s; G-code of the print or of a person can hold Klipper up
 _PART_FAN = "fan"
+_K1_PART_FAN = "output_pin fan0"  # a Creality K1 has no [fan]: its M106 is a macro that sets this pin
 
 
-@command("fan_control.set_fan")
+@command("fan_control.set_fan", needs=lambda facts: any(fan.can_set for fan in outputs.fans(facts)))
 async def set_fan(context: Context, parameters: Parameters) -> Answer:
     printer, speed = context.printer, float(parameters["speed"])
     fan = _find(context, parameters.get("fan"))
@@ -29,6 +30,7 @@ async def set_fan(context: Context, parameters: Parameters) -> Answer:
 def _find(context: Context, name: str | None) -> outputs.Output:
     """The fan of that name; without one the part fan, else the only one that can be set."""
     fans = outputs.fans(context.printer.facts)
-    if name is None and _PART_FAN not in context.printer.facts.fans:
-        return outputs.only(fans, "fan")
-    return outputs.find(fans, name or _PART_FAN, "fan")
+    if name is not None:
+        return outputs.find(fans, name, "fan")
+    able = {fan.object_name.lower(): fan for fan in fans if fan.can_set}
+    return able.get(_PART_FAN) or able.get(_K1_PART_FAN) or outputs.only(fans, "fan")

@@ -16,7 +16,7 @@ _PATIENCE = 120.0  # s; G-code of the print or of a person can hold Klipper up
 _DARK: Color = (0.0, 0.0, 0.0, 0.0)
 
 
-@command("light_control.set_light")
+@command("light_control.set_light", needs=lambda facts: any(light.can_set for light in outputs.lights(facts)))
 async def set_light(context: Context, parameters: Parameters) -> Answer:
     """`on`: false is dark, true as it was, or white and full when it was dark; `brightness` and `color` say more."""
     printer, name = context.printer, parameters.get("light")

@@ -30,7 +30,7 @@ async def jog(context: Context, parameters: Parameters) -> Answer:
     return success("Jogging axes command issued successfully.")
 
 
-@command("movement_control.extrude", busy=NOT_WHILE_PRINTING)
+@command("movement_control.extrude", busy=NOT_WHILE_PRINTING, needs=lambda facts: bool(facts.tools))
 async def extrude(context: Context, parameters: Parameters) -> Answer:
     tools, tool = context.printer.facts.tools, None
     active = context.printer.state.get("toolhead", "extruder", "extruder")

@@ -1,6 +1,6 @@
 """Every command, declared once: its name, its lane, what it needs, its handler. Nothing else lists commands.
 
-A declaration's schema is `schemas/commands/{type}.{action}.json`; `pairing` announces what stands here.
+A declaration's schema is `schemas/commands/{type}.{action}.json`; `pairing` announces what stands here and can be done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from printago_moonraker.printer.phase import Phase
 
 if TYPE_CHECKING:
     from printago_moonraker.printer.camera import Cameras
+    from printago_moonraker.printer.facts import Facts
     from printago_moonraker.printer.jobs import Jobs
     from printago_moonraker.printer.printer import Printer, Seen
     from printago_moonraker.printer.starts import Start
@@ -57,6 +58,11 @@ Handler = Callable[[Context, Parameters], Awaitable[Answer]]
 
 IDLE_ONLY = frozenset(phase for phase in Phase if phase.has_job)
 NOT_WHILE_PRINTING = IDLE_ONLY - {Phase.PAUSED}
+_SWITCHES = {"movement_control": "allow_motion", "temperature_control": "allow_heating"}  # the owner's
+
+
+def _anything(_: Facts) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Command:
     `read_only`: it changes nothing, so it is answered anew each time it comes and is not noted in the ledger; unless
     it sends something to a `destination_url`.
     `urgent`: it does not wait until it is noted. `starts`: it starts a print, so a stop takes it back.
+    `needs`: whether the printer has what it takes.
     """
 
     type: str
@@ -77,6 +84,7 @@ class Command:
     read_only: bool = False
     urgent: bool = False
     starts: bool = False
+    needs: Callable[[Facts], bool] = _anything
 
     def is_repeatable(self, parameters: Mapping[str, Any]) -> bool:
         """Whether the command, with these parameters, may be carried out as often as it comes."""
@@ -84,15 +92,22 @@ class Command:
 
     def check(self, printer: Printer) -> None:
         """Raise the CommandError that forbids this command now, if any."""
-        commands = printer.settings.commands
-        switch = {"movement_control": commands.allow_motion, "temperature_control": commands.allow_heating}
-        if not switch.get(self.type, True):
-            option = "allow_motion" if self.type == "movement_control" else "allow_heating"
+        if self._is_switched_off(printer):
+            option = _SWITCHES[self.type]
             raise errors.Forbidden(f"{self.type} is switched off on this printer ([commands] {option}: off).")
         if self.needs_ready:
             printer.require_ready()
         if printer.phase in self.busy:
             raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+
+    def is_possible(self, printer: Printer) -> bool:
+        """Whether this printer can ever do it: its owner allows it, and it has what it takes, as far as is known."""
+        known = printer.facts.kinematics is not None  # a Klipper that has not said so has said nothing of the rest
+        return not self._is_switched_off(printer) and (not known or self.needs(printer.facts))
+
+    def _is_switched_off(self, printer: Printer) -> bool:
+        option = _SWITCHES.get(self.type)
+        return option is not None and not getattr(printer.settings.commands, option)
 
 
 # The types of the protocol; the ones without a command here have none yet, and say "unknown action".
@@ -110,12 +125,14 @@ def command(
     read_only: bool = False,
     urgent: bool = False,
     starts: bool = False,
+    needs: Callable[[Facts], bool] = _anything,
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated handler as the command `type.action`."""
     kind, _, action = name.partition(".")
 
     def declare(handler: Handler) -> Handler:
-        REGISTRY[kind, action] = Command(kind, action, handler, lane, needs_ready, busy, read_only, urgent, starts)
+        more = (needs_ready, busy, read_only, urgent, starts, needs)
+        REGISTRY[kind, action] = Command(kind, action, handler, lane, *more)
         return handler
 
     return declare
@@ -131,6 +148,7 @@ def find(kind: str, action: str) -> Command:
     return found
 
 
-def names() -> list[str]:
-    """All commands as `type.action`, sorted."""
-    return sorted(f"{kind}.{action}" for kind, action in REGISTRY)
+def names(printer: Printer | None = None) -> list[str]:
+    """All commands as `type.action`, sorted; of a printer, those that it can ever do."""
+    entries = [entry for entry in REGISTRY.values() if printer is None or entry.is_possible(printer)]
+    return sorted(f"{entry.type}.{entry.action}" for entry in entries)

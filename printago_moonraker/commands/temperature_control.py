@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 _PATIENCE = 120.0
 
 
-@command("temperature_control.set_hotend")
+@command("temperature_control.set_hotend", needs=lambda facts: bool(facts.tools))
 async def set_hotend(context: Context, parameters: Parameters) -> Answer:
     tools, number = context.printer.facts.tools, int(parameters.get("tool") or 0)
     await _set(context, tools[number] if number < len(tools) else None, parameters, f"Tool {number}")
     return success("Hotend temperature command issued successfully.")
 
 
-@command("temperature_control.set_bed")
+@command("temperature_control.set_bed", needs=lambda facts: facts.bed is not None)
 async def set_bed(context: Context, parameters: Parameters) -> Answer:
     await _set(context, context.printer.facts.bed, parameters, "The bed")
     return success("Bed temperature command issued successfully.")
 
 
-@command("temperature_control.set_chamber")
+@command("temperature_control.set_chamber", needs=lambda facts: facts.chamber is not None)
 async def set_chamber(context: Context, parameters: Parameters) -> Answer:
     await _set(context, context.printer.facts.chamber, parameters, "The chamber heater")
     return success("Chamber temperature command issued successfully.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LED_MODULES = ("led", "neopixel", "dotstar", "pca9533", "pca9632")
 CONTROLLED_FANS = ("fan", "fan_generic")
 FAN_MODULES = (*CONTROLLED_FANS, "heater_fan", "controller_fan", "temperature_fan")
+SENSOR_MODULES = ("temperature_sensor", "temperature_fan")
 FILAMENT_SENSORS = ("filament_switch_sensor", "filament_motion_sensor")
 # output_pin says nothing of its purpose, so its name has to: `caselight`, `chamber_light`, `LED_pin`; a Creality K1's
 # fans are `fan0`..`fan2`.
@@ -55,6 +56,7 @@ class Facts:
     chamber: Heater | None = None
     chamber_sensor: str | None = None
     heaters: tuple[Heater, ...] = ()
+    sensors: tuple[str, ...] = ()  # that measure a temperature, but for the chamber's
     fans: tuple[str, ...] = ()
     lights: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Klipper's, of the fans and lights
@@ -76,6 +78,17 @@ class Facts:
 def short_name(object_name: str) -> str:
     """`heater_generic chamber` -> `chamber`; a name of one word stays."""
     return object_name.partition(" ")[2] or object_name
+
+
+def labels(object_names: Iterable[str]) -> dict[str, str]:
+    """What each of these objects is called beside the others: its short name, or its full one when another module's
+    object before it has that.
+    """
+    found: dict[str, str] = {}
+    for name in object_names:
+        short = short_name(name)
+        found[name] = name if short in found.values() else short
+    return found
 
 
 def module(object_name: str) -> str:
@@ -103,18 +116,19 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
     settings: Mapping[str, Any] = status.get("configfile", {}).get("settings") or {}
     toolhead = status.get("toolhead", {})
     tools = tuple(_heater(name, settings) for name in sorted(filter(EXTRUDER.match, names), key=_tool_number))
-    generic = {short_name(name).lower(): _heater(name, settings) for name in names if module(name) == "heater_generic"}
-    chamber = generic.pop("chamber", None)
-    sensors = [name for name in names if module(name) in ("temperature_sensor", "temperature_fan")]
-    sensor = next((name for name in sensors if short_name(name).lower() == "chamber"), None)
+    generic = [name for name in names if module(name) == "heater_generic"]
+    sensors = [name for name in names if module(name) in SENSOR_MODULES]
+    chamber = _chamber(generic)
+    shown = chamber or _chamber(sensors)
     first = settings.get("extruder", {})
     return Facts(
         objects=frozenset(names),
         tools=tools,
         bed=_heater("heater_bed", settings) if "heater_bed" in names else None,
-        chamber=chamber,
-        chamber_sensor=chamber.object_name if chamber else sensor,
-        heaters=tuple(generic.values()),
+        chamber=_heater(chamber, settings) if chamber else None,
+        chamber_sensor=shown,
+        heaters=tuple(_heater(name, settings) for name in generic if name != chamber),
+        sensors=tuple(name for name in sensors if name != shown),
         fans=tuple(filter(is_fan, names)),
         lights=tuple(filter(is_light, names)),
         settings={name: _section(name, settings) for name in names if is_fan(name) or is_light(name)},
@@ -125,6 +139,17 @@ def read_facts(objects: Iterable[str], status: Mapping[str, Mapping[str, Any]]) 
         axis_minimum=tuple(toolhead.get("axis_minimum") or ())[:3],
         axis_maximum=tuple(toolhead.get("axis_maximum") or ())[:3],
     )
+
+
+def _chamber(names: list[str]) -> str | None:
+    """Which of these heaters or sensors is the chamber's: `chamber`, else the only one that begins so (`chamber_temp`),
+    else the first that has it in its name.
+    """
+    short = {name: short_name(name).lower() for name in names}
+    exact = [name for name in names if short[name] == "chamber"]
+    begins = [name for name in names if short[name].startswith("chamber")]
+    contains = [name for name in names if "chamber" in short[name]]
+    return next(iter(exact or (begins if len(begins) == 1 else contains)), None)
 
 
 def _heater(object_name: str, settings: Mapping[str, Any]) -> Heater:

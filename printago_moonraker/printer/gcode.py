@@ -6,6 +6,7 @@ list. Sources: Klipper docs, G-Codes.md; the texts of refusals are measured (doc
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ _REFUSALS: tuple[tuple[str, type[errors.CommandError]], ...] = (
     ("Klippy Host not connected", errors.PrinterOffline),
     ("Klippy Disconnected", errors.PrinterOffline),
 )
+# A Creality K1 wraps Klipper's words in JSON, and makes that by hand: with quotes missing, or too many.
+_JSON = json.JSONDecoder(strict=False)
+_BROKEN_JSON = re.compile(r'\{\s*"code"\s*:\s*"\w+"?\s*,\s*"msg"\s*:\s*"(.*?)"\s*(?:,\s*"values"|\})', re.DOTALL)
 _NOT_READY = ("Printer is not ready", "Printer is shutdown", "Printer is halted", "due to printer shutdown")
 
 
@@ -130,12 +134,25 @@ def _respond(action: str) -> str:
 
 
 def plain(text: str) -> str:
+    """Klipper's own words, also where a Creality K1 says `{"code": "key95", "msg": "Must home axis first: ..."}`; any
+    other text as it is.
+    """
+    wrapped = text.strip()
+    if not wrapped.startswith("{"):
+        return text
+    try:
+        value, end = _JSON.raw_decode(wrapped)
+    except (ValueError, RecursionError):
+        broken = _BROKEN_JSON.match(wrapped)
+        return broken[1] + wrapped.rpartition("}")[2] if broken else text
+    if isinstance(value, dict) and "code" in value and isinstance(value.get("msg"), str):
+        return f"{value['msg']}{wrapped[end:]}"  # in a shutdown, what to do comes after it
     return text
 
 
 def refusal(error: RpcError) -> errors.CommandError:
     """Klipper's own words as the command error that they mean."""
-    text = error.message.strip()
+    text = plain(error.message).strip()
     sentence = printable(text.replace("\n", " "), 300)
     for start, kind in _REFUSALS:
         if text.startswith(start):

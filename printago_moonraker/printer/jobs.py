@@ -150,6 +150,7 @@ class Jobs:
                 prints.forget_expected()
             raise
         prints.accepted()
+        self._printer.changed()
 
     async def _clear_pause(self) -> None:
         """A pause that came after its print's end stays in Klipper, which then takes no pause of the next one."""

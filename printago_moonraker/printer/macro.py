@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from printago_moonraker.log import printable
+from printago_moonraker.printer.bucket import Bucket
 
 METHOD = "printago_event"
 MAX_BYTES = 2048  # of an event's own data, as JSON
@@ -22,21 +23,15 @@ class MacroEvents:
     """One printer's macro events. `take` is given the call's parameters and a monotonic time in seconds."""
 
     def __init__(self) -> None:
-        self._left = float(BURST)
-        self._since: float | None = None
-        self._dropped = 0
+        self._bucket = Bucket(BURST, RATE)
 
     def take(self, params: Any, now: float) -> tuple[dict[str, Any] | None, str]:
         """The `Message` event's payload, or None and the reason for the log (empty when it was said before)."""
         if not isinstance(params, dict) or not isinstance(params.get("event"), str) or not params["event"].strip():
             return None, 'a macro called printago_event without event="..."'
-        if not self._allowed(now):
-            self._dropped += 1
-            return (
-                None,
-                "a macro raises more events than are sent; the surplus is dropped" if self._dropped == 1 else "",
-            )
-        dropped, self._dropped = self._dropped, 0
+        if not self._bucket.take(now):
+            first = self._bucket.dropped == 1
+            return None, "a macro raises more events than are sent; the surplus is dropped" if first else ""
         payload: dict[str, Any] = {"name": printable(params["event"], MAX_NAME)}
         data = {str(name): value for name, value in params.items() if name != "event"}
         try:
@@ -44,13 +39,4 @@ class MacroEvents:
         except (TypeError, ValueError, RecursionError):
             size = MAX_BYTES + 1
         payload |= {"data": data} if size <= MAX_BYTES else {"data": {}, "truncated": True}
-        return payload | ({"dropped": dropped} if dropped else {}), ""
-
-    def _allowed(self, now: float) -> bool:
-        elapsed = 0.0 if self._since is None else max(0.0, now - self._since)
-        self._since = now
-        self._left = min(float(BURST), self._left + elapsed * RATE)
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
+        return payload | self._bucket.count(), ""

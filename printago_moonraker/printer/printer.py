@@ -180,7 +180,7 @@ class Printer:
     def require_ready(self) -> None:
         """Raises PrinterOffline or PrinterNotReady, with what Klipper says, unless Klipper takes commands."""
         self.require_running()
-        klippy, message = self.state.klippy, printable(self.state.klippy_message.partition("\n")[0])
+        klippy, message = self.state.klippy, printable(gcode.plain(self.state.klippy_message).partition("\n")[0])
         if klippy is not KlippyState.READY:
             raise errors.PrinterNotReady(
                 f"Klipper is not ready ({klippy}): {message}" if message else f"Klipper is not ready ({klippy})."
@@ -258,7 +258,7 @@ class Printer:
             calling.result()
         except RpcError as error:
             refusal = gcode.refusal(error)
-            self.prints.not_the_files(printable(error.message.strip().partition("\n")[0]))
+            self.prints.not_the_files(printable(gcode.plain(error.message).strip().partition("\n")[0]))
             # A macro can fail when it has done its work, and the status comes up to a tick later than the answer.
             if seen and await self.until(seen, TICK):
                 return
@@ -285,7 +285,7 @@ class Printer:
         if self._stopped() and not (seen and seen()):
             if self.state.klippy is KlippyState.DISCONNECTED:
                 raise errors.PrinterOffline(f"{what} was cut short: Klipper is not running any more.")
-            said = "" if self.halting else printable(self.state.klippy_message.partition("\n")[0])
+            said = "" if self.halting else printable(gcode.plain(self.state.klippy_message).partition("\n")[0])
             message = said or "Klipper has stopped"
             raise errors.PrinterNotReady(f"{what} was cut short: {message}.")
 

@@ -95,6 +95,7 @@ class PrintTracker:
         """Klipper has taken the start: even if nobody sees it print, the print has begun."""
         if self._expected is not None:
             self._expected = replace(self._expected, accepted=True)
+            self._gap = self._gap and not self._restarted  # its answer came in time: there is no doubt any more
 
     def forget_expected(self) -> None:
         """The start was refused, or never handed over."""
@@ -306,6 +307,7 @@ class PrintTracker:
             if not _has_begun(self._expected, state):
                 return self._doubt(state)
             begun = [self._begin_unseen(self._expected)]
+            self.begun = False  # nobody saw it print
         if self.current is None:
             return []
         return [*begun, self._end_by_halt(self.current, state)]

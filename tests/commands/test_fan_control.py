@@ -42,6 +42,20 @@ async def test_the_default_fan() -> None:
     assert script == "SET_FAN_SPEED FAN=filter SPEED=1"
 
 
+async def test_the_default_fan_of_a_creality_k1() -> None:
+    """Of its fans on pins, fan0 is the part fan."""
+    async with equipped("output_pin fan0", "output_pin fan1", "output_pin fan2") as it:
+        seen = {"output_pin fan0": {"value": 0.5}}
+        assert await script_of(it, "fan_control.set_fan", {"speed": 0.5}, seen) == "SET_PIN PIN=fan0 VALUE=127.5"
+
+
+async def test_a_part_fan_comes_before_a_pin() -> None:
+    """Where there is a [fan], a pin named fan0 is not meant."""
+    async with equipped("output_pin fan0", "fan") as it:
+        script = await script_of(it, "fan_control.set_fan", {"speed": 1}, {"fan": {"speed": 1.0}})
+    assert script == "M106 S255"
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "code", "words"),
     [

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from printago_moonraker.printer.facts import Facts, Heater, is_fan, is_light, module, read_facts, short_name
+from printago_moonraker.printer.facts import Facts, Heater, is_fan, is_light, labels, module, read_facts, short_name
 from tests.fakes.klipper import OBJECTS, SETTINGS, STATUS
 
 FACTS = read_facts(OBJECTS, {**STATUS, "configfile": {"settings": SETTINGS}})
@@ -19,6 +19,7 @@ def test_heaters_are_found_by_their_purpose() -> None:
     assert FACTS.chamber == Heater("heater_generic Chamber", "Chamber", 10.0, 70.0)
     assert FACTS.chamber_sensor == "heater_generic Chamber"
     assert FACTS.heaters == (Heater("heater_generic dryer box", "dryer box", -20.0, 80.0),)
+    assert FACTS.sensors == ("temperature_fan host",)
 
 
 def test_equipment_is_found() -> None:
@@ -42,6 +43,40 @@ def test_a_sensor_can_stand_for_the_chamber() -> None:
     facts = read_facts(["temperature_sensor Chamber"], {})
     assert facts.chamber is None
     assert facts.chamber_sensor == "temperature_sensor Chamber"
+
+
+@pytest.mark.parametrize(
+    ("names", "chamber"),
+    [
+        (["heater_box", "chamber_heater", "Chamber"], "Chamber"),
+        (["heated_chamber", "Chamber_heater", "box"], "Chamber_heater"),
+        (["chamberlight"], "chamberlight"),
+        (["box", "old_chamber", "chamber_left", "chamber_right"], "old_chamber"),
+        (["chamber_left", "chamber_right"], "chamber_left"),
+        (["box", "my_chamber", "your_chamber"], "my_chamber"),
+        (["box"], None),
+        ([], None),
+    ],
+)
+def test_the_chamber_is_told_by_its_name(names: list[str], chamber: str | None) -> None:
+    """The exact name comes first, then the only one that begins with it, then the first that has it in it; heater and
+    sensor each for itself.
+    """
+    heaters = read_facts([f"heater_generic {name}" for name in names], {})
+    assert (heaters.chamber and heaters.chamber.name) == chamber
+    assert heaters.chamber_sensor == (f"heater_generic {chamber}" if chamber else None)
+    assert [heater.name for heater in heaters.heaters] == [name for name in names if name != chamber]
+    for kind in ("temperature_sensor", "temperature_fan"):
+        sensors = read_facts([f"{kind} {name}" for name in names], {})
+        assert sensors.chamber is None
+        assert sensors.chamber_sensor == (f"{kind} {chamber}" if chamber else None)
+
+
+def test_a_chambers_heater_is_shown_rather_than_its_sensor() -> None:
+    """Only the heater has a target; a sensor of the exact name does not change which heater is the chamber's."""
+    facts = read_facts(["temperature_sensor chamber", "heater_generic chamber_heater"], {})
+    assert facts.chamber == Heater("heater_generic chamber_heater", "chamber_heater")
+    assert facts.chamber_sensor == "heater_generic chamber_heater"
 
 
 @pytest.mark.parametrize("status", [{}, {"configfile": {}}, {"configfile": {"settings": None}, "toolhead": {}}])
@@ -92,6 +127,15 @@ def test_a_pins_purpose_is_told_by_its_name(name: str, light: bool, fan: bool) -
     """An output pin is a light or a fan only when its name says so."""
     assert is_light(name) is light
     assert is_fan(name) is fan
+
+
+def test_each_has_a_label_of_its_own() -> None:
+    """The short name, but for one that another before it has."""
+    assert labels(["fan", "fan_generic a", "heater_fan a"]) == {
+        "fan": "fan",
+        "fan_generic a": "a",
+        "heater_fan a": "heater_fan a",
+    }
 
 
 def test_names_are_split_at_the_first_space() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -121,6 +122,54 @@ def test_klippers_words_have_their_code(message: str, code: str) -> None:
     assert error.code == code
     assert "\n" not in str(error)
     assert message.strip().partition("\n")[0][:40] in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '{"code":"key95","msg":"Must home axis first: 8.000 [1.0]", "values":[8.0, 1.0]}',
+            "Must home axis first: 8.000 [1.0]",
+        ),
+        (' {"code": "key1", "msg": "a\nb"}', "a\nb"),
+        ('{"code":"key1","msg":"two\nlines"}\nPrinter is shutdown\n', "two\nlines\nPrinter is shutdown"),
+        (
+            '{"code":"key61, "msg":"Unknown command:SET_HOTEND_FAN", "values": ["SET"]}',
+            "Unknown command:SET_HOTEND_FAN",
+        ),
+        (
+            '{"code":"key9","msg":"Malformed command \'A B="c"\'", "values":["A"]}\nend',
+            "Malformed command 'A B=\"c\"'\nend",
+        ),
+    ],
+)
+def test_a_creality_k1_says_it_in_json(text: str, words: str) -> None:
+    """Klipper's words are taken out of the JSON that a K1 puts around them, also where that JSON is broken."""
+    assert gcode.plain(text) == words
+
+
+@pytest.mark.parametrize(
+    "text", ["", "SD busy", " a\n", "{", "{}", '{"msg": "a"}', '{"code": 1, "msg": 2}', "{x}", "[1]", "{" * 100_000]
+)
+def test_what_is_no_such_json_stays_as_it_is(text: str) -> None:
+    """Only the K1's own form is opened: any other text, whatever it looks like, comes back unchanged."""
+    assert gcode.plain(text) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("Must home axis first: 10.000 0.000 0.000 [0.000]", "not_homed"),
+        ("Move out of range: 500.000 230.000 2.000 [0.000]", "out_of_range"),
+        ("Extrude below minimum temp\nSee the 'min_extrude_temp' config option for details", "too_cold"),
+        ("SD busy", "busy"),
+        ("Unknown pin", "gcode_error"),
+    ],
+)
+def test_a_refusal_in_json_has_the_same_code(message: str, code: str) -> None:
+    """A K1's refusal has the code and the words that the plain one has."""
+    error = gcode.refusal(RpcError(400, json.dumps({"code": "key1", "msg": message, "values": []})))
+    assert (error.code, str(error)) == (code, str(gcode.refusal(RpcError(400, message))))
 
 
 def test_a_prompt_is_one_action_a_line() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.moonraker.rpc import RpcTimeout
 from printago_moonraker.printer import klippy
 from tests.fakes.klipper import PATH, bench, printing, snapshot
 from tests.fakes.moonraker import SILENT, Refusal
@@ -138,3 +139,59 @@ async def test_moonrakers_restart_is_not_the_prints_end(tmp_path: Path) -> None:
         await it.until(lambda: it.printer.state.klippy is KlippyState.READY)
         await it.push(**printing("complete"))
         assert [each.change.value for each in it.transitions] == ["PrintStarted", "PrintDone"]
+
+
+async def test_a_history_that_fails_is_asked_again(tmp_path: Path) -> None:
+    """A database that is locked for a second must not turn a finished print into a failed one."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing())
+        answers = iter([Refusal(500, "database is locked"), Refusal(503, "busy")])
+        finished = {"jobs": [{"filename": PATH, "status": "completed"}]}
+        it.moonraker.answers["server.history.list"] = lambda _: next(answers, finished)
+        it.status = snapshot()
+        it.moonraker.drop()
+        await it.until(lambda: len(it.transitions) == 2)
+        assert it.transitions[-1].change.value == "PrintDone"
+
+
+async def test_a_history_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    """One end for each print, be it "unknown"."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing())
+        it.moonraker.answers["server.history.list"] = Refusal(500, "database disk image is malformed")
+        it.status = snapshot()
+        it.moonraker.drop()
+        await it.until(lambda: len(it.transitions) == 2)
+        assert (it.transitions[-1].change.value, it.transitions[-1].reason) == ("PrintFailed", "unknown")
+        assert len(it.requests("server.history.list")) == klippy.ASK_HISTORY
+
+
+async def test_a_klipper_that_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moonraker restarted in the middle of a print, and Klipper is gone since: the print has failed."""
+    monkeypatch.setattr(klippy, "AWAY", {KlippyState.DISCONNECTED: 0.1})
+    async with bench(tmp_path) as it:
+        await it.push(**printing())
+        it.moonraker.answers["server.history.list"] = {"jobs": [{"filename": PATH, "status": "server_exit"}]}
+        it.klippy = "disconnected"
+        it.moonraker.drop()
+        await it.until(lambda: len(it.transitions) == 2)
+        assert (it.transitions[-1].change.value, it.transitions[-1].reason) == ("PrintFailed", "server_exit")
+
+
+async def test_a_klipper_that_hangs_costs_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moonraker is there and passes on what there is; it is asked again."""
+    async with bench(tmp_path) as it:
+        good = it.moonraker.answers["printer.info"]
+        monkeypatch.setattr(type(it.printer.api), "printer_info", _too_slow)
+        await it.klippy_goes("disconnected")
+        await it.klippy_goes("ready")
+        await it.called("server.info", 4)
+        monkeypatch.undo()
+        monkeypatch.setattr(klippy, "POLL", 0.02)
+        it.moonraker.answers["printer.info"] = good
+        await it.until(lambda: it.printer.state.klippy is KlippyState.READY)
+        assert len(it.moonraker.handshakes) == 1
+
+
+async def _too_slow(_: object) -> None:
+    raise RpcTimeout("printer.info: no answer within 10 s.")

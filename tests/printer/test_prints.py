@@ -365,3 +365,98 @@ def test_each_start_has_one_end(steps: list[tuple[Any, ...]]) -> None:
                     assert on
                     on = False
         assert on is (follower.tracker.current is not None)
+
+
+# --------------------------------------------------------------------------------------------------------- what is odd
+
+
+def test_a_state_that_nobody_knows_ends_no_print() -> None:
+    """A newer Klipper may have a word for something between the others."""
+    follower = Follower()
+    for state in ("printing", "resuming", "printing", "complete"):
+        follower.job(state)
+    assert follower.names == "STARTED DONE"
+
+
+def test_a_refusal_while_paused_is_no_error_of_the_file() -> None:
+    """Extruding cold in a filament change, and giving up then, is a cancel; so is one after the agent's own refusal."""
+    follower = Follower()
+    follower.job("printing")
+    follower.job("paused")
+    follower.tracker.gcode_error("Extrude below minimum temp", follower.now)
+    follower.job("cancelled")
+    follower.job("printing", total_duration=0.1)
+    follower.tracker.gcode_error("Move out of range", follower.now)
+    follower.tracker.not_the_files("Move out of range")
+    follower.job("cancelled")
+    assert [each for each in follower.told if each[0] not in ("STARTED", "PAUSED")] == [("CANCELLED", "cancelled")] * 2
+
+
+def test_an_error_from_before_a_pause_is_not_the_reason_of_a_cancel() -> None:
+    """The print went on after it."""
+    follower = Follower()
+    follower.job("printing")
+    follower.tracker.gcode_error("Unknown thing", follower.now)
+    follower.job("paused")
+    follower.job("cancelled")
+    assert follower.told[-1] == ("CANCELLED", "cancelled")
+
+
+def test_a_name_is_for_one_print() -> None:
+    """A `job_id` that came with a download is used up by the print; a download without one takes it back."""
+    follower = Follower()
+    for again in range(2):
+        follower.tracker.name_file(PATH, "job-1")
+        follower.job("printing", total_duration=0.1)
+        follower.job("complete")
+        follower.tracker.expect(PATH, None, follower.state)
+        follower.job("printing", total_duration=0.1 * again)
+        follower.job("complete")
+    follower.tracker.name_file(PATH, "job-2")
+    follower.tracker.name_file(PATH, None)
+    follower.tracker.expect(PATH, None, follower.state)
+    follower.job("printing", total_duration=0.1)
+    assert {each.job.job_id for each in follower.transitions} == {None}
+
+
+def test_a_print_that_was_resumed_and_ended_within_a_tick() -> None:
+    """It cannot have ended without having been resumed, and so it is told."""
+    follower = Follower()
+    for state in ("printing", "paused", "complete"):
+        follower.job(state)
+    assert follower.names == "STARTED PAUSED RESUMED DONE"
+
+
+def test_a_shutdown_that_shows_the_expected_print() -> None:
+    """The answer to its start was lost; that Klipper shows it with the shutdown tells that it had begun."""
+    follower = Follower(print_stats={"state": "complete", "filename": PATH, "total_duration": 5.0})
+    follower.tracker.expect(PATH, "job-7", follower.state)
+    follower.state.apply({"webhooks": {"state": "shutdown", "state_message": "why"}})
+    follower.look()
+    assert follower.names == ""
+    follower.state.apply(printing("paused", total_duration=0.2))
+    follower.look()
+    assert follower.told == [("STARTED", None), ("FAILED", "why")]
+
+
+def test_a_klipper_that_stays_away_ends_the_print() -> None:
+    """After Moonraker's restart nobody knows for a while; for ever it shall not be."""
+    follower = Follower()
+    follower.job("printing")
+    follower.vanish()
+    follower.state.moonraker = True
+    follower.klippy(KlippyState.DISCONNECTED)
+    assert follower.names == "STARTED"
+    follower.tracker.give_up_waiting()
+    assert follower.tracker.unsettled
+    follower.transitions += follower.tracker.settle_by([{"filename": PATH, "status": "server_exit"}], follower.state)
+    follower.look()
+    assert follower.told[-1] == ("FAILED", "server_exit")
+
+
+def test_the_entries_after_the_one_before() -> None:
+    """Their order tells, whatever a clock that was set meanwhile shows; without it, their time."""
+    jobs = [{"job_id": str(number), "start_time": 100.0 - number} for number in range(4)]
+    assert history.newer(jobs, "2", 1e9) == jobs[:2]
+    assert history.newer(jobs, "9", 99.5) == jobs[:3]
+    assert history.newer(jobs, None, 1e9) == []
