@@ -26,14 +26,13 @@ PROGRESS_STEP = 0.1  # %
 # What changes without mattering: it rides along, but sends nothing by itself.
 _SILENT = {
     "configfile",
-    "system_stats",
     "webhooks",
     "gcode_move",
     "toolhead",
     "virtual_sdcard",
     "display_status",
     "print_stats",
-    "idle_timeout",
+    "pause_resume",
 }
 
 Digest = dict[str, Any]

@@ -80,7 +80,7 @@ async def pause_print(context: Context, parameters: Parameters) -> Answer:
         return success(message, already=True)
     if job is not JobState.PRINTING:
         raise errors.NotPrinting("Nothing is printing, so there is nothing to pause.")
-    await _steer(context, "The pause", Phase.PAUSING, printer.api.print_pause(timeout=None), {JobState.PAUSED})
+    await _steer(context, "The pause", Phase.PAUSING, printer.api.print_pause(), {JobState.PAUSED})
     return success(message)
 
 
@@ -95,7 +95,7 @@ async def resume_print(context: Context, parameters: Parameters) -> Answer:
         raise errors.NotPaused("No print is paused, so there is nothing to resume.")
     # What has come to its end meanwhile was resumed.
     resumed = {JobState.PRINTING, JobState.COMPLETE, JobState.ERROR}
-    await _steer(context, "The resume", Phase.RESUMING, printer.api.print_resume(timeout=None), resumed)
+    await _steer(context, "The resume", Phase.RESUMING, printer.api.print_resume(), resumed)
     return success(message)
 
 
@@ -115,9 +115,9 @@ async def stop_print(context: Context, parameters: Parameters) -> Answer:
         if printer.prints.coming is None:
             raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
         # Of a start nobody knows what became. Klipper does one after the other: whatever began is stopped by this.
-        await printer.carry_out("The stop", printer.api.print_cancel(timeout=None))
+        await printer.carry_out("The stop", printer.api.print_cancel())
         return success(message)
-    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(timeout=None), set(JobState) - set(on))
+    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(), set(JobState) - set(on))
     return success(message)
 
 
@@ -188,7 +188,7 @@ async def _restart(context: Context, what: str, call: Callable[..., Awaitable[No
     state, printer = context.printer.state, context.printer
     printer.require_running()  # nobody would hear it, and Klipper's being gone would look like its going
     gone = asyncio.ensure_future(printer.until(lambda: state.klippy is KlippyState.DISCONNECTED, _RESTART_ACCEPTED))
-    calling = asyncio.ensure_future(call(timeout=None))
+    calling = asyncio.ensure_future(call())
     try:
         await asyncio.wait({gone, calling}, return_when=asyncio.FIRST_COMPLETED)
         if calling.done() and not gone.done():

@@ -55,29 +55,27 @@ class PrinterInfo:
     state: KlippyState
     state_message: str
     software_version: str
-    hostname: str
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A folder's files ({filename, size bytes, modified s since the epoch, permissions}), its subfolders, and its
-    disk in bytes.
-    """
+    """A folder's files ({filename, size bytes, modified s since the epoch, permissions}), and its disk in bytes."""
 
     files: list[JsonObject]
-    dirs: list[JsonObject]
     disk_total: int
     disk_free: int
 
 
 class Moonraker:
-    """One Moonraker, by way of one connection. Timeouts are in seconds; None waits until the link ends."""
+    """One Moonraker, by way of one connection. What waits for Klipper's G-code has no time limit of its own: only
+    whoever looks at the printer knows how long that may take. Everything else raises RpcTimeout after 10 s.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    async def identify(self, version: str, api_key: str | None = None, *, client_name: str = CLIENT_NAME) -> int:
-        """Register as an agent, and return the connection's id. Once per connection ("Identify Connection").
+    async def identify(self, version: str, api_key: str | None = None, *, client_name: str = CLIENT_NAME) -> None:
+        """Register as an agent. Once per connection ("Identify Connection").
 
         Raises ConnectionRefused when the name is taken: this socket is then burnt (it would be told "already
         identified" for ever). Close it, and try again on a new one: Moonraker frees the name of an agent that
@@ -87,7 +85,7 @@ class Moonraker:
         if api_key:
             params["api_key"] = api_key
         try:
-            answer = await self._call("server.connection.identify", params)
+            await self._call("server.connection.identify", params)
         except rpc.RpcError as error:
             if "already registered" not in error.message:
                 raise
@@ -95,7 +93,6 @@ class Moonraker:
                 f"Another agent is connected to this Moonraker as {client_name}. If that was this agent before a "
                 "crash, Moonraker frees the name after 25 s; else stop the other one."
             ) from error
-        return cast("int", answer["connection_id"])
 
     async def server_info(self) -> ServerInfo:
         """Answered at once in every state of Klipper ("Query Server Info")."""
@@ -113,7 +110,6 @@ class Moonraker:
             state=KlippyState(info.get("state")),
             state_message=str(info.get("state_message") or ""),
             software_version=str(info.get("software_version") or ""),
-            hostname=str(info.get("hostname") or ""),
         )
 
     async def objects_list(self) -> list[str]:
@@ -138,25 +134,25 @@ class Moonraker:
         answer = await self._call("printer.objects.query", {"objects": dict(objects)})
         return cast("dict[str, JsonObject]", answer["status"]), float(answer.get("eventtime") or 0.0)
 
-    async def print_start(self, filename: str, timeout: float | None = 10.0) -> None:
+    async def print_start(self, filename: str) -> None:
         """Print `filename`, relative to gcodes ("Start a print"). Returns with the file open; the print comes after."""
-        await self._call("printer.print.start", {"filename": filename}, timeout)
+        await self._call("printer.print.start", {"filename": filename}, None)
 
-    async def print_pause(self, timeout: float | None = 60.0) -> None:
+    async def print_pause(self) -> None:
         """Run the printer's PAUSE macro. Waits behind the running line of G-code, which may be heating ("Pause a
         print").
         """
-        await self._call("printer.print.pause", None, timeout)
+        await self._call("printer.print.pause", None, None)
 
-    async def print_resume(self, timeout: float | None = 60.0) -> None:
+    async def print_resume(self) -> None:
         """Run the printer's RESUME macro ("Resume a print")."""
-        await self._call("printer.print.resume", None, timeout)
+        await self._call("printer.print.resume", None, None)
 
-    async def print_cancel(self, timeout: float | None = 60.0) -> None:
+    async def print_cancel(self) -> None:
         """Run the printer's CANCEL_PRINT macro. Waits like `print_pause` ("Cancel a print")."""
-        await self._call("printer.print.cancel", None, timeout)
+        await self._call("printer.print.cancel", None, None)
 
-    async def gcode_script(self, script: str, timeout: float | None) -> None:
+    async def gcode_script(self, script: str, timeout: float | None = None) -> None:
         """Run lines of G-code, after whatever runs ("Run a gcode"). RpcError with Klipper's words for the first line
         that fails.
 
@@ -169,17 +165,17 @@ class Moonraker:
         """Halt at once, past every queue ("Emergency Stop")."""
         await self._call("printer.emergency_stop")
 
-    async def restart(self, timeout: float | None = 30.0) -> None:
+    async def restart(self) -> None:
         """Restart Klipper's host software, after what runs ("Soft Restart"). The answer comes before the restart has
         happened.
         """
-        await self._call("printer.restart", None, timeout)
+        await self._call("printer.restart", None, None)
 
-    async def firmware_restart(self, timeout: float | None = 30.0) -> None:
+    async def firmware_restart(self) -> None:
         """Restart host and micro-controllers; the only way out of a shutdown ("Firmware Restart"). May never be
         answered.
         """
-        await self._call("printer.firmware_restart", None, timeout)
+        await self._call("printer.firmware_restart", None, None)
 
     async def file_metadata(self, filename: str) -> JsonObject | None:
         """What Moonraker read out of a G-code file; None when it knows no such file ("Get gcode metadata")."""
@@ -202,18 +198,16 @@ class Moonraker:
                 return None
             raise
         usage = answer.get("disk_usage") or {}
-        return Directory(answer["files"], answer["dirs"], int(usage.get("total", 0)), int(usage.get("free", 0)))
+        return Directory(answer["files"], int(usage.get("total", 0)), int(usage.get("free", 0)))
 
     async def delete_file(self, path: str) -> None:
         """Delete one file, `path` with its root. RpcError 403 for a file that is printing ("Delete file")."""
         await self._call("server.files.delete_file", {"path": path})
 
-    async def history_list(self, limit: int = 50, since: float | None = None) -> list[JsonObject]:
-        """The newest prints first, at most `limit`, from the time `since` (s since the epoch) on ("Get job list")."""
-        params: JsonObject = {"limit": limit, "order": "desc"}
-        if since is not None:
-            params["since"] = since
-        return cast("list[JsonObject]", (await self._call("server.history.list", params))["jobs"])
+    async def history_list(self, limit: int) -> list[JsonObject]:
+        """The newest prints first, at most `limit` ("Get job list")."""
+        answer = await self._call("server.history.list", {"limit": limit, "order": "desc"})
+        return cast("list[JsonObject]", answer["jobs"])
 
     async def webcams_list(self) -> list[JsonObject]:
         """All webcams, whether from the configuration or from the database ("List Webcams")."""

@@ -144,7 +144,7 @@ class Jobs:
         """Klipper's own answer tells whether the print is still to come, whatever becomes of who waits for it."""
         prints = self._printer.prints
         try:
-            await self._printer.api.print_start(path, timeout=None)
+            await self._printer.api.print_start(path)
         except RpcError as error:
             if not isinstance(gcode.refusal(error), errors.PrinterOffline):
                 prints.forget_expected()
@@ -156,7 +156,7 @@ class Jobs:
         """A pause that came after its print's end stays in Klipper, which then takes no pause of the next one."""
         state = self._printer.state
         if state.get("pause_resume", "is_paused", False):
-            await self._printer.carry_out("Clearing the pause", self._printer.api.gcode_script(gcode.CLEAR_PAUSE, None))
+            await self._printer.carry_out("Clearing the pause", self._printer.api.gcode_script(gcode.CLEAR_PAUSE))
 
     # ------------------------------------------------------------------------------------------------------- transfer
 

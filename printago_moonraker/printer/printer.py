@@ -306,7 +306,7 @@ class Printer:
 
     async def _wait_for_turn(self) -> None:
         try:
-            await self.api.gcode_script("", timeout=None)
+            await self.api.gcode_script("")
         except errors.ConnectionLost as error:
             raise errors.PrinterOffline(f"{error} Nothing was done.") from None
 
@@ -321,7 +321,7 @@ class Printer:
     ) -> None:
         """Run G-code made by `printer.gcode` when Klipper comes to it before `deadline`; see `turn` and `carry_out`."""
         await self.turn(what, timeout=timeout, deadline=deadline)
-        await self.carry_out(what, self.api.gcode_script(script, timeout=None), seen, timeout=timeout)
+        await self.carry_out(what, self.api.gcode_script(script), seen, timeout=timeout)
 
     def is_printing(self, filename: str) -> bool:
         """Whether that file (relative to the gcodes root) is the job that is on, running or paused. In a shutdown,

@@ -23,14 +23,12 @@ T = TypeVar("T")
 _FIELDS: dict[str, tuple[str, ...]] = {
     "webhooks": ("state", "state_message"),
     "print_stats": ("filename", "total_duration", "print_duration", "filament_used", "state", "message", "info"),
-    "virtual_sdcard": ("file_path", "progress", "is_active", "file_position", "file_size"),
+    "virtual_sdcard": ("progress", "file_position", "file_size"),
     "display_status": ("progress", "message"),
     "pause_resume": ("is_paused",),
-    "idle_timeout": ("state",),
-    "toolhead": ("homed_axes", "axis_minimum", "axis_maximum", "extruder", "position"),
+    "toolhead": ("homed_axes", "axis_minimum", "axis_maximum", "extruder"),
     "gcode_move": ("speed_factor", "extrude_factor", "gcode_position"),
     "exclude_object": ("objects", "excluded_objects", "current_object"),
-    "system_stats": ("sysload",),
     "configfile": ("settings",),
 }
 _MODULE_FIELDS: dict[str, tuple[str, ...]] = {

@@ -31,7 +31,7 @@ async def moonraker(fake: FakeMoonraker) -> AsyncIterator[Moonraker]:
 async def test_identify(moonraker: Moonraker, fake: FakeMoonraker) -> None:
     """The agent registers with the four members that Moonraker demands, and with its key when it has one."""
     fake.answers["server.connection.identify"] = {"connection_id": 139909367036752}
-    assert await moonraker.identify("1.2.3") == 139909367036752
+    await moonraker.identify("1.2.3")
     await moonraker.identify("1.2.3", "k3y", client_name="other")
     first, second = (request["params"] for request in fake.requests)
     assert set(first) == {"client_name", "version", "type", "url"}
@@ -81,8 +81,15 @@ async def test_server_info(moonraker: Moonraker, fake: FakeMoonraker, state: str
 
 async def test_printer_info(moonraker: Moonraker, fake: FakeMoonraker) -> None:
     """Klipper's message comes with its state; members that are missing are empty."""
-    fake.answers["printer.info"] = {"state": "startup", "state_message": "Printer is not ready", "hostname": "bench"}
-    assert await moonraker.printer_info() == PrinterInfo(KlippyState.STARTUP, "Printer is not ready", "", "bench")
+    fake.answers["printer.info"] = {"state": "startup", "state_message": "Printer is not ready"}
+    assert await moonraker.printer_info() == PrinterInfo(KlippyState.STARTUP, "Printer is not ready", "")
+
+
+async def test_query(moonraker: Moonraker, fake: FakeMoonraker) -> None:
+    """A question for the present values is one for these objects alone."""
+    fake.answers["printer.objects.query"] = {"eventtime": 2.0, "status": {"print_stats": {"state": "paused"}}}
+    assert await moonraker.query({"print_stats": None}) == ({"print_stats": {"state": "paused"}}, 2.0)
+    assert fake.requests[-1]["params"] == {"objects": {"print_stats": None}}
 
 
 async def test_subscribe(moonraker: Moonraker, fake: FakeMoonraker) -> None:
@@ -109,7 +116,7 @@ async def test_directory(moonraker: Moonraker, fake: FakeMoonraker) -> None:
     """A folder gives its files and its disk's space; one that is not there is None."""
     usage = {"total": 100, "used": 60, "free": 40}
     fake.answers["server.files.get_directory"] = {"files": [{"filename": "a"}], "dirs": [], "disk_usage": usage}
-    assert await moonraker.get_directory("gcodes/Printago") == Directory([{"filename": "a"}], [], 100, 40)
+    assert await moonraker.get_directory("gcodes/Printago") == Directory([{"filename": "a"}], 100, 40)
     fake.answers["server.files.get_directory"] = Refusal(
         400, "Directory does not exist (/home/pi/printer_data/gcodes/x)"
     )
@@ -150,7 +157,7 @@ async def test_orders(moonraker: Moonraker, fake: FakeMoonraker, call: Any, meth
     [
         (lambda m: m.objects_list(), "printer.objects.list", {"objects": ["gcode", "fan"]}, ["gcode", "fan"]),
         (lambda m: m.webcams_list(), "server.webcams.list", {"webcams": [{"name": "c"}]}, [{"name": "c"}]),
-        (lambda m: m.history_list(3, 5.0), "server.history.list", {"jobs": [{"job_id": "1"}]}, [{"job_id": "1"}]),
+        (lambda m: m.history_list(3), "server.history.list", {"jobs": [{"job_id": "1"}]}, [{"job_id": "1"}]),
         (lambda m: m.proc_stats(), "machine.proc_stats", {"cpu_temp": 45.0}, {"cpu_temp": 45.0}),
     ],
 )  # fmt: skip
