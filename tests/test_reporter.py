@@ -134,7 +134,7 @@ def test_heating_shortens_the_wait(times: Callable[..., list[float]]) -> None:
         ({"heater_bed": {"target": 0.1}}, True),
         ({"fan": {"speed": 0.01}}, True),
         ({"fan": {"rpm": 5000}}, False),
-        ({"system_stats": {"sysload": 9.0}}, False),
+        ({"pause_resume": {"is_paused": True}}, False),
         ({"print_stats": {"total_duration": 99.0, "filament_used": 5.0}}, False),
         ({"gcode_move": {"speed_factor": 1.5}}, True),
         ({"gcode_move": {"gcode_position": [11.0, 20.0, 5.0, 0.0]}}, True),

@@ -106,7 +106,7 @@ def test_only_what_is_used_is_subscribed() -> None:
     wanted = subscription(
         [*OBJECTS, "fan_generic filter", "output_pin fan1", "output_pin relay", "extruder_stepper e", "tmc2209 x"]
     )
-    assert set(wanted) == (set(OBJECTS) - {"gcode", "mcu", "gcode_macro PAUSE"}) | {
+    assert set(wanted) == (set(OBJECTS) - {"gcode", "mcu", "gcode_macro PAUSE", "idle_timeout", "system_stats"}) | {
         "fan_generic filter",
         "output_pin fan1",
     }
