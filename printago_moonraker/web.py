@@ -7,6 +7,7 @@ Source: RFC 9110 sections 15.4 (redirections) and 9.3.4 (PUT).
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import socket
 import ssl
@@ -14,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from printago_moonraker.errors import ForbiddenUrl
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import AddrInfoType, ClientResponse, ClientSession
     from aiohttp.abc import AbstractResolver, ResolveResult
     from yarl import URL
 
@@ -67,6 +70,8 @@ class Peer:
         except aiohttp.ClientConnectorDNSError as error:
             raise Unreachable("the server's name was not found") from error
         except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error.__cause__, ForbiddenUrl):
+                raise error.os_error.__cause__ from None
             raise Unreachable("the server cannot be reached") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Broken("the connection broke") from error
@@ -125,9 +130,11 @@ def session(
     """
     import aiohttp
 
+    gate = _Gate(policy) if policy else None
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=cast("AbstractResolver", _Resolver(policy)) if policy else None,
+            resolver=cast("AbstractResolver", gate) if gate else None,
+            socket_factory=gate.make_socket if gate else None,
             use_dns_cache=False,
             force_close=True,
             ssl=ssl.create_default_context(cafile=ca_file) if ca_file else True,
@@ -140,22 +147,38 @@ def session(
     )
 
 
-class _Resolver:
+class _Gate:
     """The system's resolver, of whose answers only those go on that the policy lets through: the address that was
-    checked is the address that is connected to, so a name cannot change its mind in between."""
+    checked is the address that is connected to, so a name cannot change its mind in between.
+
+    aiohttp asks no resolver for what it takes for an address itself, and what that is has changed between its versions;
+    so the policy is asked again where the socket is made.
+    """
 
     def __init__(self, policy: UrlPolicy) -> None:
         self._policy = policy
+        self._let_through: set[str] = set()  # addresses; a host that is allowed by its name may have private ones
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         for _, _, _, _, address in found:
             self._policy.check_address(host, str(address[0]))
+        self._let_through.update(str(address[0]) for *_, address in found)
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": proto, "flags": flags}
             for kind, _, proto, _, address in found
         ]
+
+    def make_socket(self, where: AddrInfoType) -> socket.socket:
+        """For one connection. Raises OSError because of ForbiddenUrl: aiohttp knows what to do with no other."""
+        family, kind, proto, _, (address, *_) = where
+        if address not in self._let_through:
+            try:
+                self._policy.check_address(str(address), str(address))
+            except ForbiddenUrl as error:
+                raise OSError(errno.EACCES, str(error)) from error
+        return socket.socket(family, kind, proto)
 
     async def close(self) -> None:
         pass
