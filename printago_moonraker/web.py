@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import socket
 import ssl
 from contextlib import contextmanager
@@ -106,14 +105,37 @@ class Peer:
         for _ in range(MAX_REDIRECTS + 1):
             policy.check_url(str(target))
             policy.check_host(target.host or "")  # as the one that connects reads it
-            data = None if body is None else io.BytesIO(body)  # aiohttp sends large bytes in one blocking piece
+            data = None if body is None else _Body(body)
+            length = {} if body is None else {"Content-Length": str(len(body))}
             with self.mapped():
-                response = await session.request(method, target, headers=headers, data=data, allow_redirects=False)
+                response = await session.request(
+                    method, target, headers={**headers, **length}, data=data, allow_redirects=False
+                )
             if response.status not in redirects or "Location" not in response.headers:
                 return response
             response.close()
             target = target.join(self.parse(response.headers["Location"]))
         raise self.error(f"The {self.name} URL redirects more than {MAX_REDIRECTS} times.")
+
+
+class _Body:
+    """A request's body in pieces, because aiohttp sends large bytes in one blocking one; and from its start whenever it
+    is asked for: aiohttp sends a PUT again when the connection broke, and up to 3.14.0 an empty one if this is a file.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._sent = 0
+
+    def __aiter__(self) -> _Body:
+        return _Body(self._content)
+
+    async def __anext__(self) -> bytes:
+        piece = self._content[self._sent : self._sent + CHUNK]
+        if not piece:
+            raise StopAsyncIteration
+        self._sent += len(piece)
+        return piece
 
 
 def session(

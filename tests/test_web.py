@@ -78,6 +78,14 @@ async def test_a_circle() -> None:
         assert len(source.seen) == web.MAX_REDIRECTS + 1
 
 
+async def test_a_body_is_whole_each_time() -> None:
+    """A request that aiohttp sends again by itself has the same body as the first."""
+    content = bytes(range(256)) * 4096
+    body = web._Body(content)
+    for _ in range(2):
+        assert b"".join([piece async for piece in body]) == content
+
+
 async def test_the_socket_is_judged() -> None:
     """No address is connected to that the policy forbids, also where nobody has asked before."""
     async with FakeSource(Reply()) as source, web.session(UrlPolicy(allow_http=True)) as session:
