@@ -19,9 +19,14 @@ from typing import Any, ClassVar
 
 
 class AgentError(Exception):
-    """The root. `code` is the wire's error code of this class."""
+    """The root. `code` is the wire's error code of this class.
+
+    `patience` is how far apart, in seconds, attempts may come to be while this is what they fail with; 0: as for any
+    failure. It is for what will not pass by itself.
+    """
 
     code: ClassVar[str] = "internal"
+    patience: ClassVar[float] = 0.0
 
 
 class ConfigError(AgentError):
@@ -39,9 +44,13 @@ class ConnectionRefused(LinkError):
 class NotPaired(LinkError):
     """This host has no credentials: it was never paired, or has been unpaired."""
 
+    patience = 900.0
+
 
 class LoginRefused(ConnectionRefused):
     """The broker does not take the credentials: they are wrong, or were revoked."""
+
+    patience = 900.0  # new ones are noticed at once, whatever the wait
 
 
 class ConnectionLost(LinkError):

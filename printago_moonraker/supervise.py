@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST = 500  # characters of a reason: the remedy comes last in it
+
 
 async def supervise(
     name: str,
@@ -25,14 +27,14 @@ async def supervise(
     """Run `attempt` again and again, with a back-off between its ends; never returns.
 
     `attempt` calls `backoff.reset()` once it has proved itself. One warning a spell of failures, debug for the rest: a
-    printer that is switched off for a week must not fill the log. `pause` waits so many seconds; when it returns
-    something true, what was wrong may be right now: the next attempt is the first of a new spell. Cancelling is safe;
-    it cancels the attempt.
+    printer that is switched off for a week must not fill the log. An error says itself how patiently it is to be tried
+    again (`AgentError.patience`). `pause` waits so many seconds; when it returns something true, what was wrong may be
+    right now: the next attempt is the first of a new spell. Cancelling is safe; it cancels the attempt.
     """
     backoff = backoff or Backoff()
     defect = ""
     while True:
-        reason = "it ended"
+        reason, patience = "it ended", 0.0
         try:
             await attempt(backoff)
         except asyncio.CancelledError:
@@ -44,13 +46,13 @@ async def supervise(
             if _is_cancelled():  # a task group whose child failed while it was cancelled tells of the failure alone
                 raise asyncio.CancelledError from error
             # A defect in one child must not end the process that watches the other printers: say it in full, and go on.
-            reason = _expected(error) or "an unexpected error"
+            reason, patience = _expected(error) or "an unexpected error", _patience(error)
             if _expected(error) is None:
                 known, defect = defect, repr(error)
                 level = logging.DEBUG if defect == known else logging.ERROR
                 logger.log(level, "%s: an unexpected error", name, exc_info=True)
         first = backoff.failures == 0
-        wait = backoff.next()
+        wait = backoff.next(patience)
         logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s; trying again in %.1f s", name, reason, wait)
         if await pause(wait):
             backoff.reset()
@@ -61,13 +63,20 @@ def _is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
+def _patience(error: Exception) -> float:
+    """How rarely this may be tried again at last; of a group, its first has the cause."""
+    if isinstance(error, ExceptionGroup):
+        return _patience(error.exceptions[0])
+    return error.patience if isinstance(error, AgentError) else 0.0
+
+
 def _expected(error: Exception) -> str | None:
     """What a link's failure looks like in the log; None for a defect."""
     if isinstance(error, ExceptionGroup):  # a task group's children failed: the first has the cause
         reasons = [_expected(each) for each in error.exceptions]
         return None if None in reasons else reasons[0]
     if isinstance(error, AgentError):
-        return printable(str(error))
+        return printable(str(error), LONGEST)
     if isinstance(error, OSError):
-        return printable(f"{type(error).__name__}: {error}")
+        return printable(f"{type(error).__name__}: {error}", LONGEST)
     return None

@@ -6,6 +6,7 @@ has at the moment of connecting, on every redirect anew.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL: Final = IPv6Network("64:ff9b:1::/48")
 _IPV4_COMPATIBLE: Final = IPv6Network("::/96")
+# A last part that is a number makes an address of the whole (https://url.spec.whatwg.org/#ends-in-a-number-checker);
+# no top-level domain is one. A colon is in no name at all.
+_NUMERIC: Final = re.compile(r":|(^|\.)(\d+|0x[0-9a-f]*)\.?$", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,15 @@ class UrlPolicy:
         self.check_host(host)
 
     def check_host(self, host: str) -> None:
-        """A host that is an address itself is judged here, because no resolver will ever see it; a name passes."""
+        """A host that is an address itself is judged here, because no resolver will ever see it; a name passes.
+
+        What is neither is refused: `127.1`, `2130706433` and `0x7f.1` are addresses to whoever asks the C library.
+        """
         try:
             ip_address(host)
         except ValueError:
+            if _NUMERIC.search(host):
+                raise ForbiddenUrl(f"The host {printable(host)} is neither a name nor an address.") from None
             return
         self.check_address(host, host)
 

@@ -7,18 +7,20 @@ Source: RFC 9110 sections 15.4 (redirections) and 9.3.4 (PUT).
 from __future__ import annotations
 
 import asyncio
-import io
+import errno
 import socket
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from printago_moonraker.errors import ForbiddenUrl
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import AddrInfoType, ClientResponse, ClientSession
     from aiohttp.abc import AbstractResolver, ResolveResult
     from yarl import URL
 
@@ -67,6 +69,8 @@ class Peer:
         except aiohttp.ClientConnectorDNSError as error:
             raise Unreachable("the server's name was not found") from error
         except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error.__cause__, ForbiddenUrl):
+                raise error.os_error.__cause__ from None
             raise Unreachable("the server cannot be reached") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Broken("the connection broke") from error
@@ -101,14 +105,37 @@ class Peer:
         for _ in range(MAX_REDIRECTS + 1):
             policy.check_url(str(target))
             policy.check_host(target.host or "")  # as the one that connects reads it
-            data = None if body is None else io.BytesIO(body)  # aiohttp sends large bytes in one blocking piece
+            data = None if body is None else _Body(body)
+            length = {} if body is None else {"Content-Length": str(len(body))}
             with self.mapped():
-                response = await session.request(method, target, headers=headers, data=data, allow_redirects=False)
+                response = await session.request(
+                    method, target, headers={**headers, **length}, data=data, allow_redirects=False
+                )
             if response.status not in redirects or "Location" not in response.headers:
                 return response
             response.close()
             target = target.join(self.parse(response.headers["Location"]))
         raise self.error(f"The {self.name} URL redirects more than {MAX_REDIRECTS} times.")
+
+
+class _Body:
+    """A request's body in pieces, because aiohttp sends large bytes in one blocking one; and from its start whenever it
+    is asked for: aiohttp sends a PUT again when the connection broke, and up to 3.14.0 an empty one if this is a file.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._sent = 0
+
+    def __aiter__(self) -> _Body:
+        return _Body(self._content)
+
+    async def __anext__(self) -> bytes:
+        piece = self._content[self._sent : self._sent + CHUNK]
+        if not piece:
+            raise StopAsyncIteration
+        self._sent += len(piece)
+        return piece
 
 
 def session(
@@ -125,9 +152,11 @@ def session(
     """
     import aiohttp
 
+    gate = _Gate(policy) if policy else None
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=cast("AbstractResolver", _Resolver(policy)) if policy else None,
+            resolver=cast("AbstractResolver", gate) if gate else None,
+            socket_factory=gate.make_socket if gate else None,
             use_dns_cache=False,
             force_close=True,
             ssl=ssl.create_default_context(cafile=ca_file) if ca_file else True,
@@ -140,22 +169,38 @@ def session(
     )
 
 
-class _Resolver:
+class _Gate:
     """The system's resolver, of whose answers only those go on that the policy lets through: the address that was
-    checked is the address that is connected to, so a name cannot change its mind in between."""
+    checked is the address that is connected to, so a name cannot change its mind in between.
+
+    aiohttp asks no resolver for what it takes for an address itself, and what that is has changed between its versions;
+    so the policy is asked again where the socket is made.
+    """
 
     def __init__(self, policy: UrlPolicy) -> None:
         self._policy = policy
+        self._let_through: set[str] = set()  # addresses; a host that is allowed by its name may have private ones
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         for _, _, _, _, address in found:
             self._policy.check_address(host, str(address[0]))
+        self._let_through.update(str(address[0]) for *_, address in found)
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": proto, "flags": flags}
             for kind, _, proto, _, address in found
         ]
+
+    def make_socket(self, where: AddrInfoType) -> socket.socket:
+        """For one connection. Raises OSError because of ForbiddenUrl: aiohttp knows what to do with no other."""
+        family, kind, proto, _, (address, *_) = where
+        if address not in self._let_through:
+            try:
+                self._policy.check_address(str(address), str(address))
+            except ForbiddenUrl as error:
+                raise OSError(errno.EACCES, str(error)) from error
+        return socket.socket(family, kind, proto)
 
     async def close(self) -> None:
         pass

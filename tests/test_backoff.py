@@ -44,6 +44,25 @@ def test_a_month_of_failures_does_not_overflow() -> None:
     assert backoff.next() == 60.0
 
 
+def test_patience_grows_beyond_the_cap() -> None:
+    """What will not pass by itself is tried like anything else at first, and at last as rarely as its patience says."""
+    highest, lowest = Backoff(random=Highest()), Backoff(random=Lowest())
+    assert [highest.next(900.0) for _ in range(12)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]
+    assert [round(lowest.next(900.0), 1) for _ in range(12)] == [0.1] * 6 + [42.7, 85.3, 170.7, 341.3, 600, 600]
+
+
+def test_patience_is_for_a_row() -> None:
+    """Another failure in between, or a long spell of others before, is no reason to wait that long."""
+    backoff = Backoff(random=Highest(), failures=500)
+    assert backoff.next(900.0) == 60.0
+    for _ in range(9):
+        backoff.next(900.0)
+    assert backoff.next() == 60.0
+    assert backoff.next(900.0) == 60.0
+    backoff.reset()
+    assert [backoff.next(900.0) for _ in range(3)] == [1, 2, 4]
+
+
 def test_reset_begins_a_new_spell() -> None:
     """After a reset the next failure counts as the first."""
     backoff = Backoff(random=Highest())

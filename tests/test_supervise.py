@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from printago_moonraker.backoff import Backoff
-from printago_moonraker.errors import ConnectionLost, ConnectionRefused
+from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LoginRefused, NotPaired
 from printago_moonraker.supervise import supervise
 
 
@@ -99,6 +99,44 @@ async def test_a_group_of_link_errors_is_no_defect(caplog: pytest.LogCaptureFixt
     records = await run(caplog, fails(nested), fails(ExceptionGroup("mixed", [lost, KeyError("x")])))
     assert "printer a: lost;" in records[0].getMessage()
     assert [bool(record.exc_info) for record in records] == [False, True, False]
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, lambda error: ExceptionGroup("links", [error])])
+async def test_refusals_are_tried_rarely(wrap: Callable[[Exception], Exception]) -> None:
+    """A login that is refused for hours is tried some times an hour, one that cannot be made for hours every minute."""
+
+    async def rest(error: Exception) -> list[float]:
+        waits: list[float] = []
+        enough = asyncio.Event()
+
+        async def attempt(_: Backoff) -> None:
+            raise wrap(error)
+
+        async def pause(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 20:
+                enough.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(supervise("child", attempt, Backoff(), pause))
+        async with asyncio.timeout(5):
+            await enough.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        return waits
+
+    for refusal in (LoginRefused("no"), NotPaired("no")):
+        waits = await rest(refusal)
+        assert max(waits[:6]) <= 60
+        assert all(600 <= wait <= 900 for wait in waits[10:])
+    assert max(await rest(ConnectionLost("gone"))) <= 60
+
+
+async def test_a_reason_is_told_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """The remedy, which comes last, is in the line; a reason without an end is cut."""
+    records = await run(caplog, fails(ConnectionLost("x" * 450 + " run it")), fails(ConnectionLost("x" * 5000)))
+    assert "run it; trying again in" in records[0].getMessage()
+    assert len(records[1].getMessage()) < 600
 
 
 async def test_peer_text_is_cleaned(caplog: pytest.LogCaptureFixture) -> None:

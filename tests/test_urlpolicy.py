@@ -82,6 +82,25 @@ def test_allowed_hosts(entry: str) -> None:
         policy.check_address("other.local", "192.168.2.5")
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433", "127.1", "127.0.1", "0177.0.0.1", "0", "017700000001", "0x7f000001", "0x7f.1", "0X7F.0.0.0x1",
+        "127.0.0.1.", "1.2.3.4.5", "256.1.1.1", "a.1", "0x", "8.8.8.8.", "::1]", "1:2",
+    ],
+)  # fmt: skip
+def test_numbers_that_some_take_for_addresses(host: str) -> None:
+    """A host that is an address to the C library alone is neither a name nor an address, and refused."""
+    with pytest.raises(ForbiddenUrl, match="neither a name nor an address"):
+        UrlPolicy(allowed_hosts=[host]).check_host(host)
+
+
+@pytest.mark.parametrize("host", ["1.example.com", "3com.com", "0x7f.org", "printer-1", "x1", "a.0xfg", "8.8.8.8"])
+def test_names_with_numbers(host: str) -> None:
+    """A number elsewhere than at the end of a name is of no importance."""
+    UrlPolicy().check_host(host)
+
+
 def test_allowed_literal() -> None:
     """An allowed network lets a URL with an address of it through, also when it is written as IPv6."""
     policy = UrlPolicy(allowed_hosts=["10.0.0.0/8", "fd00::/8"])

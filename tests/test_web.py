@@ -78,6 +78,31 @@ async def test_a_circle() -> None:
         assert len(source.seen) == web.MAX_REDIRECTS + 1
 
 
+async def test_a_body_is_whole_each_time() -> None:
+    """A request that aiohttp sends again by itself has the same body as the first."""
+    content = bytes(range(256)) * 4096
+    body = web._Body(content)
+    for _ in range(2):
+        assert b"".join([piece async for piece in body]) == content
+
+
+async def test_the_socket_is_judged() -> None:
+    """No address is connected to that the policy forbids, also where nobody has asked before."""
+    async with FakeSource(Reply()) as source, web.session(UrlPolicy(allow_http=True)) as session:
+        with pytest.raises(ForbiddenUrl, match=r"127\.0\.0\.1 is in a private network"), PEER.mapped():
+            await session.get(source.url)
+        assert source.seen == []
+
+
+async def test_a_host_allowed_by_name() -> None:
+    """It may have a private address, that very name."""
+    async with FakeSource(Reply(body=b"x")) as source:
+        url = source.url.replace("127.0.0.1", "localhost")
+        assert await get(url, policy=UrlPolicy(allow_http=True, allowed_hosts=["localhost"])) == (200, b"x")
+        with pytest.raises(ForbiddenUrl, match=r"localhost \("):
+            await get(url, policy=UrlPolicy(allow_http=True))
+
+
 def test_aiohttp_is_imported_late() -> None:
     """Naming it costs nothing before the first session."""
     code = "import sys, printago_moonraker.web; sys.exit('aiohttp' in sys.modules or 'yarl' in sys.modules)"

@@ -1,7 +1,8 @@
 """One websocket to Moonraker, used once: to connect again, make another. The only module that knows `websockets`.
 
     LinkError              no connection could be made
-    ├── ConnectionRefused  something answered, and it was no open door: a login, a proxy, not Moonraker
+    ├── ConnectionRefused  something answered, and it was no open door: a proxy, not Moonraker
+    │   └── KeyRefused     Moonraker does not let us in
     └── ConnectionLost     it was there, and broke: the first cause is the one everybody hears
 
 Source: Moonraker's documentation, "Websocket setup"; https://websockets.readthedocs.io.
@@ -41,6 +42,12 @@ NotificationHandler = Callable[[str, rpc.Params], None]
 MAX_MESSAGE: Final = 32 * 1024 * 1024
 # A dead peer must not hold up a shutdown or a reconnect: the closing handshake is a courtesy.
 CLOSE_TIMEOUT: Final = 2.0
+
+
+class KeyRefused(ConnectionRefused):
+    """Moonraker takes neither the API key nor this host. Nothing tells when its owner has set that right."""
+
+    patience = 60.0
 
 
 class Connection:
@@ -215,7 +222,7 @@ async def _open(
             max_size=MAX_MESSAGE,
         )
     except websocket_errors.InvalidStatus as error:
-        raise ConnectionRefused(_refusal(url, error.response.status_code)) from error
+        raise _refusal(url, error.response.status_code) from error
     except TimeoutError as error:
         raise LinkError(f"Moonraker at {url} did not answer in {open_timeout:g} s.") from error
     except ssl.SSLCertVerificationError as error:
@@ -234,13 +241,13 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def _refusal(url: str, status: int) -> str:
+def _refusal(url: str, status: int) -> ConnectionRefused:
     if status in {401, 403}:
         remedy = "check moonraker_api_key_file, or add this host to its trusted_clients"
-        return f"Moonraker at {url} refused the login ({status}): {remedy}."
+        return KeyRefused(f"Moonraker at {url} refused the login ({status}): {remedy}.")
     if status in {502, 503, 504}:
-        return f"The web server at {url} is there, but Moonraker behind it is not ({status})."
-    return f"What answers at {url} is not Moonraker (HTTP status {status}): check moonraker_url."
+        return ConnectionRefused(f"The web server at {url} is there, but Moonraker behind it is not ({status}).")
+    return ConnectionRefused(f"What answers at {url} is not Moonraker (HTTP status {status}): check moonraker_url.")
 
 
 def _lost(error: websocket_errors.ConnectionClosed) -> ConnectionLost:

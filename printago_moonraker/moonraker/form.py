@@ -68,7 +68,9 @@ def failure(status: int, answer: bytes) -> CommandError:
         return ChecksumMismatch("Moonraker received other bytes than were sent: the SHA-256 differs.")
     if status == 403 and re.search(r"\b(loaded|in use)\b", reason):
         return Busy("The file is printing and cannot be replaced.")
-    if re.search(r"no space left|errno 28|disk full|disk quota", reason, re.IGNORECASE) or status == 507:
+    # "Unable to save file" is all that Moonraker says itself; the cause is in the traceback that leads there.
+    full = re.search(r"no space left|disk full|disk quota", reason, re.IGNORECASE)
+    if full or status == 507 or re.search(rb"OSError: \[Errno (28|122)\]", answer):
         return NoSpace("There is no space left on the printer's disk.")
     return UploadFailed(f"Moonraker refused the upload ({status}{': ' + reason if reason else ''}).")
 

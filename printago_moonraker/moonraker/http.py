@@ -14,17 +14,18 @@ import secrets
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from printago_moonraker import web
 from printago_moonraker.backoff import Backoff
-from printago_moonraker.errors import AgentError, DownloadFailed, UploadFailed
+from printago_moonraker.errors import AgentError, CommandError, DownloadFailed, UploadFailed
 from printago_moonraker.moonraker.form import closing, failure, opening, stored_path
+from printago_moonraker.moonraker.place import Place
 from printago_moonraker.moonraker.transfer import Transfer
 from printago_moonraker.web import CHUNK, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from printago_moonraker.urlpolicy import UrlPolicy
@@ -211,31 +212,48 @@ async def upload(
     checked by Moonraker, its metadata read; it replaces a file of that name. `answer_timeout` (seconds) is how long
     Moonraker may be silent when it is its turn; the source of `chunks` has its own patience. Raises what `chunks`
     raises, ForbiddenPath, Busy, NoSpace, ChecksumMismatch, UploadFailed: in every case Moonraker discards what it has.
-    Cancelling is safe and discards too, unless the last byte was already sent.
+    Cancelling is safe and discards too, unless the last byte was already sent. A part that it left under the file's
+    name is deleted, which may have to wait until it is there again; where that cannot be done, the error says so.
 
     When the source fails, the form is brought to its end with a sum that cannot be right: of a connection that is cut
     instead, Moonraker would keep the part that it has in its temporary folder for ever.
     """
+    place = Place(moonraker_url, f"{folder}/{name}", api_key, ca_file)
+    form = _Form(chunks, folder, name, answer_timeout, place.remember)
+    try:
+        status, answer = await _send(moonraker_url, form, api_key, ca_file)
+        if form.error is not None:
+            if status == HTTPStatus.CREATED:  # stored against its checksum, by a Moonraker too old to check it
+                await place.delete()
+            raise form.error
+        if status != HTTPStatus.CREATED:
+            raise failure(status, answer)
+        return Uploaded(stored_path(answer, form.size), form.size, form.sha256)
+    except CommandError as error:
+        doubt = await place.clear(form.size) if form.closed and form.error is None else ""
+        if doubt:
+            raise type(error)(f"{error} {doubt}") from error
+        raise
+
+
+async def _send(moonraker_url: str, form: _Form, api_key: str | None, ca_file: Path | None) -> tuple[int, bytes]:
+    """Moonraker's answer to the form: status and body."""
     url = moonraker_url.rstrip("/") + "/server/files/upload"
-    deadline = asyncio.timeout(None)
-    form = _Form(chunks, folder, name, deadline, answer_timeout)
     headers = {"Content-Type": f"multipart/form-data; boundary={form.boundary}"}
     if api_key:
         headers["X-Api-Key"] = api_key
     try:
-        async with deadline, web.session(ca_file=ca_file) as session:
+        async with form.deadline, web.session(ca_file=ca_file) as session:
             await _take_turn(moonraker_url)
             form.moonrakers_turn()
             with _MOONRAKER.mapped():
                 response = await session.post(url, data=form, headers=headers, allow_redirects=False)
                 try:
-                    answer = await response.read()
+                    return response.status, await response.read()
                 finally:
                     response.close()
-                if form.error is not None and response.status == HTTPStatus.CREATED:
-                    await _take_back(session, moonraker_url, f"{folder}/{name}", headers)
     except TimeoutError as error:
-        raise UploadFailed(f"Moonraker did not take the upload: no sign of life for {answer_timeout:g} s.") from error
+        raise UploadFailed(f"Moonraker did not take the upload: no sign of life for {form.patience:g} s.") from error
     except web.Unreachable as error:
         raise UploadFailed("Moonraker cannot be reached for the upload.") from error
     except Broken as error:
@@ -245,18 +263,6 @@ async def upload(
         raise UploadFailed(
             "Moonraker broke off the upload: its disk may be full, or the file larger than max_upload_size allows."
         ) from error
-    if form.error is not None:
-        raise form.error
-    if response.status != HTTPStatus.CREATED:
-        raise failure(response.status, answer)
-    return Uploaded(stored_path(answer, form.size), form.size, form.sha256)
-
-
-async def _take_back(session: web.Session, moonraker_url: str, path: str, headers: dict[str, str]) -> None:
-    """Delete what was stored against its checksum, by a Moonraker too old to check it."""
-    url = f"{moonraker_url.rstrip('/')}/server/files/gcodes/{quote(path)}"
-    keys = {name: value for name, value in headers.items() if name == "X-Api-Key"}
-    (await session.delete(url, headers=keys)).close()
 
 
 async def _take_turn(moonraker_url: str) -> None:
@@ -272,7 +278,12 @@ class _Form:
     """The form as aiohttp pulls it. No generator, because nobody would close that one after a failure."""
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], folder: str, name: str, deadline: asyncio.Timeout, answer_timeout: float
+        self,
+        chunks: AsyncIterator[bytes],
+        folder: str,
+        name: str,
+        patience: float,
+        before_the_end: Callable[[], Awaitable[None]],
     ) -> None:
         self.boundary = secrets.token_hex(16)
         self.error: AgentError | None = None
@@ -280,9 +291,10 @@ class _Form:
         self._chunks = chunks
         self._hash = hashlib.sha256()
         self.size = 0
-        self._closed = False
-        self._deadline = deadline
-        self._answer_timeout = answer_timeout
+        self.closed = False  # from here on Moonraker may have the whole of it, and act on it
+        self.deadline = asyncio.timeout(None)
+        self.patience = patience  # s
+        self._before_the_end = before_the_end
 
     @property
     def sha256(self) -> str:
@@ -292,7 +304,7 @@ class _Form:
         return self
 
     async def __anext__(self) -> bytes:
-        self._deadline.reschedule(None)
+        self.deadline.reschedule(None)
         try:
             return await self._next()
         finally:
@@ -300,21 +312,22 @@ class _Form:
 
     def moonrakers_turn(self) -> None:
         """From now on it is Moonraker that is waited for: to connect, to take bytes, to answer."""
-        self._deadline.reschedule(asyncio.get_running_loop().time() + self._answer_timeout)
+        self.deadline.reschedule(asyncio.get_running_loop().time() + self.patience)
 
     async def _next(self) -> bytes:
         if self._opening is not None:
             first, self._opening = self._opening, None
             return first
-        if self._closed:
+        if self.closed:
             raise StopAsyncIteration
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
-            self._closed = True
+            await self._before_the_end()
+            self.closed = True
             return closing(self.boundary, self.sha256)
         except AgentError as error:
-            self.error, self._closed = error, True
+            self.error, self.closed = error, True
             return closing(self.boundary, _NO_SUM)
         self._hash.update(chunk)
         self.size += len(chunk)

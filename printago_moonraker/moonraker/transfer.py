@@ -71,6 +71,8 @@ class Transfer:
         self._accept_total(total)
         if not self.received:
             self._validator = _validator(headers)
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self.end()  # nothing follows; that the server calls the file whole does not make it the one announced
 
     def take(self, chunk: bytes) -> bytes:
         """Count bytes of a body, and return those that are new. Raises DownloadFailed, DownloadTooLarge."""
@@ -80,6 +82,8 @@ class Transfer:
             self._repeat -= len(again)
             if not self._repeat and self._repeat_hash.digest() != self._hash.digest():
                 raise _changed()
+        if self.total is not None and self.received + len(chunk) > self.total:  # a chunked body may well go on
+            raise DownloadFailed(f"The server sent more than the {self.total} bytes that the file has by its own word.")
         if self.received + len(chunk) > self._max_bytes:
             raise self._too_large()
         self.received += len(chunk)
@@ -88,7 +92,7 @@ class Transfer:
 
     def end(self) -> None:
         """The body has ended. Raises Broken when the file has not, ChecksumMismatch when it is another one."""
-        if self._repeat or (self.total is not None and self.received < self.total):
+        if self._repeat or self.total not in (None, self.received):
             raise Broken("the server ended it too early")
         self._check_size(self.received)
         if self._expected_sha256 is not None and self.sha256 != self._expected_sha256.lower():
@@ -103,7 +107,6 @@ class Transfer:
         total = int(said[2])
         if int(said[1] or total) != self.received:
             raise _changed()
-        self.whole = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
         return total
 
     def _accept_total(self, total: int | None) -> None:

@@ -106,12 +106,6 @@ class Message:
     live: bool = False
 
 
-def explain(reason: object, info: object) -> str:
-    """A refusal in the broker's words: the reason code's name, and the Reason String (MQTT 5 section 3.1.2.11.7)."""
-    words = getattr(info, "ReasonString", None)
-    return printable(f"{reason}: {words}" if words else str(reason))
-
-
 _contexts: WeakValueDictionary[tuple[Path | None, ...], ssl.SSLContext] = WeakValueDictionary()
 
 

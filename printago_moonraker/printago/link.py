@@ -16,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import ConfigError, ConnectionLost, LinkError, LoginRefused, NotPaired
+from printago_moonraker.printago.answers import NotNow
+from printago_moonraker.printago.backlog import Backlog
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
 from printago_moonraker.printago.pairing import advice
 from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, PICTURE, Destinations, Letter
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW_ROWS, WINDOW_BYTES = 64, 256 * 1024  # of the outbox in memory; the rest waits in the store
-VOLATILE = 100  # answers that are not stored, while they wait for the session's window
+VOLATILE = 100  # answers that wait in memory for the session's window; what comes on top waits in the store
 PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents share a client ID and throw each other out
-BACKLOG = 5.0  # seconds at the beginning of a session in which what the broker has kept for us arrives
+COMPLAINTS = 50  # that are remembered
 GOODBYE = 2.0  # seconds that stopping may take
 
 STORED = frozenset({"event", "success", "error", "response"})
@@ -77,7 +79,8 @@ class Link:
         self._on_up = on_up
         self._name = name
         self._session: MqttSession | None = None
-        self._up_since = 0.0  # on the loop's clock
+        self._backlog = Backlog()
+        self._complaints: set[str] = set()  # what has been said of envelopes that nobody takes
         self._volatile: deque[_Outgoing] = deque()  # what is not stored and waits for the session's window
         self._window: deque[_Outgoing] = deque()  # what is stored and comes next
         self._unacknowledged: dict[_Outgoing, None] = {}  # what this session has been given, in order
@@ -116,8 +119,9 @@ class Link:
         at: datetime | None = None,
     ) -> asyncio.Future[int] | None:
         """Put an envelope of this moment (or of `at`) into the outbox, where it stays until the broker has acknowledged
-        it. Statuses and pairings are not stored: what is old of them is of no use; then the result is None. Else it is
-        done when the envelope is on the disk, with what `also` writes in the same transaction.
+        it. Statuses and pairings are not stored: what is old of them is of no use; then the result is None. (But for
+        answers of which there are more than may wait in memory: somebody waits for each.) Else it is done when the
+        envelope is on the disk, with what `also` writes in the same transaction.
 
         `command` is the echo of the command it answers, `reply_to` that command's message, or where else it shall go:
         the answer goes also to its Response Topic.
@@ -125,17 +129,22 @@ class Link:
         at = at or datetime.now(UTC)
         payload = self._codec.encode(kind, data, at=at, command=command)
         destinations = ((self._topics.message(kind), None), *_response_topic(reply_to))
-        if kind not in STORED:
-            self._volatile.append(_Outgoing(destinations, payload, None, answers=command is not None))
-            while len(self._volatile) > VOLATILE:
-                self._volatile.popleft()
+        answers = command is not None
+        if kind not in STORED and not (answers and len(self._volatile) >= VOLATILE):
+            self._keep(_Outgoing(destinations, payload, None, answers))
             self._drain()
             return None
-        rank = _rank(data, payload, answers=command is not None)
+        rank = _rank(data, payload, answers=answers) if kind in STORED else PICTURE  # it can be asked for again
         self._storing += 1
         stored = self._store.put(Letter(destinations, payload, rank, at.timestamp()), also)
         stored.add_done_callback(partial(self._stored, destinations, payload))
         return stored
+
+    def _keep(self, outgoing: _Outgoing) -> None:
+        if outgoing.answers:
+            self._volatile.append(outgoing)
+        else:  # a pairing: who speaks is told first, and as it is now
+            self._volatile = deque([outgoing, *(each for each in self._volatile if each.answers)])
 
     def send_status(self, build: Callable[[], Any]) -> None:
         """Publish a retained status, `build` being called when its turn comes; only the newest waits, none if down."""
@@ -177,6 +186,7 @@ class Link:
     async def _one_session(self, endpoint: Endpoint, backoff: Backoff) -> None:
         endpoint = replace(endpoint, protocol=self._protocol or endpoint.protocol)  # 5 was refused once: not every time
         will = Will(self._topics.availability, DISCONNECTED)
+        self._backlog = Backlog()
         async with connect(
             endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
         ) as session:
@@ -195,18 +205,21 @@ class Link:
                 await self._say_goodbye(session)  # no-one hears it on a broken session; the will says the same then
 
     def _receive(self, message: Message) -> None:
-        since = asyncio.get_running_loop().time() - self._up_since
-        live = self.up and since > BACKLOG and not (message.dup or message.retain)
-        self._on_command(replace(message, live=live))
+        self._on_command(self._backlog.judge(message))
 
     async def _serve(self, session: MqttSession) -> None:
         self._told = ""
-        self._session, self._up_since = session, asyncio.get_running_loop().time()
-        coming_up = self._on_up()
-        if coming_up is not None:
-            await coming_up
-        self._drain()
-        await self._end_of(session)
+        self._session = session
+        backlog = asyncio.create_task(self._backlog.outlast(session))
+        try:
+            coming_up = self._on_up()
+            if coming_up is not None:
+                await coming_up
+            self._drain()
+            await self._end_of(session)
+        finally:
+            backlog.cancel()
+            await asyncio.wait([backlog])
 
     async def _end_of(self, session: MqttSession) -> None:
         """Returns never; raises what ended the session, or ConnectionLost when the credentials are others now."""
@@ -306,10 +319,11 @@ class Link:
     def _publish(self, session: MqttSession, outgoing: _Outgoing) -> None:
         self._unacknowledged[outgoing] = None
         missing: set[asyncio.Future[None]] = set()
-        for topic, correlation in outgoing.destinations:
+        for number, (topic, correlation) in enumerate(outgoing.destinations):
             future = session.publish(topic, outgoing.payload, correlation_data=correlation)
             missing.add(future)
-            future.add_done_callback(partial(self._acknowledged, session, outgoing, missing))
+            # The first topic is ours, the other a peer's: what that one cannot take must not hold up all others.
+            future.add_done_callback(partial(self._acknowledged, session, outgoing, missing, passing=number > 0))
         self._in_flight += len(missing)
 
     def _drain_status(self, session: MqttSession) -> None:
@@ -329,8 +343,10 @@ class Link:
         outgoing: _Outgoing,
         missing: set[asyncio.Future[None]],
         future: asyncio.Future[None],
+        *,
+        passing: bool,
     ) -> None:
-        if self._was_settled(session, future):
+        if self._was_settled(session, future, passing=passing):
             missing.discard(future)
             if not missing:
                 del self._unacknowledged[outgoing]
@@ -339,19 +355,32 @@ class Link:
             self._drain()
 
     def _status_acknowledged(self, session: MqttSession, future: asyncio.Future[None]) -> None:
-        if self._was_settled(session, future):
+        if self._was_settled(session, future, passing=True):
             self._status_in_flight = False
             self._drain()
 
-    def _was_settled(self, session: MqttSession, future: asyncio.Future[None]) -> bool:
-        """Whether the broker has decided on it; if the session is gone, the next one sends it again."""
+    def _was_settled(self, session: MqttSession, future: asyncio.Future[None], *, passing: bool) -> bool:
+        """Whether the broker has decided on it; if the session is gone, the next one sends it again. That is so too
+        when the broker takes it later only (a quota, for example), unless little is lost with it (`passing`).
+        """
         error = future.exception()
         if session is not self._session or isinstance(error, ConnectionLost):
             return False
+        if isinstance(error, NotNow) and not passing:
+            session.give_up(str(error))
+            return False
         self._in_flight -= 1
         if error is not None:  # sending it again would be refused again, and hold up what is behind it
-            logger.warning("%s: an envelope is dropped: %s", self._name, error)
+            self._complain(str(error))
         return True
+
+    def _complain(self, reason: str) -> None:
+        """Loudly, and once for each reason: a right to a topic may be missing for days."""
+        if len(self._complaints) > COMPLAINTS:  # a peer can ask for answers to ever new topics
+            self._complaints.clear()
+        level = logging.DEBUG if reason in self._complaints else logging.ERROR
+        self._complaints.add(reason)
+        logger.log(level, "%s: an envelope is dropped: %s", self._name, reason)
 
 
 def _rank(data: Any, payload: bytes, *, answers: bool) -> int:

@@ -4,7 +4,7 @@ paho runs without a thread, as its documentation describes for external event lo
 timer calls `loop_misc`. The first error wins; everyone who waits gets it. Raised here:
 
     LinkError              the broker could not be reached: name, TCP, TLS
-    ConnectionRefused      it answered, and said no: version, topic; LoginRefused: who we are
+    ConnectionRefused      it answered, and said no: version, topic; LoginRefused: who we are; NotNow: try again later
     ConnectionLost         the session broke; what was not acknowledged has no known outcome
 """
 
@@ -22,9 +22,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError, LoginRefused
+from printago_moonraker.errors import ConnectionLost, ConnectionRefused, LinkError
 from printago_moonraker.log import printable
-from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, explain, in_thread
+from printago_moonraker.printago import answers
+from printago_moonraker.printago.answers import CONNACK, PINGRESP, Waiting, explain
+from printago_moonraker.printago.endpoint import STEP_TIMEOUT, Endpoint, Message, PromptSocket, Will, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -43,10 +45,7 @@ MAX_PACKET_BYTES = 512 * 1024  # twice the largest command: it can then still be
 WILL_DELAY = 10  # seconds, MQTT 5: a blip is not an outage
 
 _VERSIONS: dict[str, MQTTProtocolVersion] = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
-_UNSUPPORTED_VERSION, _SESSION_TAKEN_OVER = 0x84, 0x8E  # reason codes, MQTT 5 section 2.4
-_LOGIN = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client ID, user name or password, not authorized, banned, method
 _UNANSWERED = "{} closed the connection before it answered: is `tls` right for this port, is the certificate?"
-_CONNACK = 0  # never a packet identifier, so it can share the table of those who wait
 
 
 @asynccontextmanager
@@ -93,7 +92,8 @@ async def _establish(
 class MqttSession:
     """One connection to one broker. `protocol` is "5" or "3.1.1"; `session_present`: the broker remembered us.
 
-    `window`: how many publications may be without their acknowledgement (MQTT 5 section 4.9).
+    `window`: how many publications may be without their acknowledgement (MQTT 5 section 4.9); `unacknowledged`: how
+    many messages still are without ours.
     """
 
     def __init__(
@@ -103,10 +103,11 @@ class MqttSession:
         self.protocol = protocol
         self.session_present = False
         self.window = MAX_INFLIGHT
+        self.unacknowledged = 0
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._waiting: dict[int, tuple[str, asyncio.Future[None]]] = {}  # by packet identifier: what for, who
+        self._waiting = Waiting(str(endpoint))
         self._fd = -1  # watched by the loop, unless -1
         self._wire: PromptSocket | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -128,7 +129,8 @@ class MqttSession:
         """Send now, in the order of the calls; await the result to know that the broker has it (QoS 0: it is sent).
 
         The future raises ConnectionLost when the session breaks first, ConnectionRefused when the broker, or MQTT
-        itself, does not take this message. Cancelling is safe: the message goes out all the same.
+        itself, does not take this message, NotNow when it may be taken later. Cancelling is safe: the message goes out
+        all the same.
         """
         future = self._loop.create_future()
         if self._closed.done():
@@ -144,11 +146,20 @@ class MqttSession:
             future.set_exception(ConnectionRefused(f"{printable(topic)}: not a topic to publish to: {error}"))
             return future
         if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._waiting[info.mid] = f"publication to {printable(topic)}", future
+            self._waiting.expect(info.mid, f"publication to {printable(topic)}", future)
         else:
             self._fail(ConnectionLost(f"{self.endpoint}: paho does not send: {info.rc.name}"))
             future.set_exception(self._error())
         return future
+
+    def ping(self) -> asyncio.Future[None]:
+        """Done when the broker has answered: what it sent before that has been delivered by then. One at a time."""
+        self._client._send_pingreq()
+        return self._waiting.expect(PINGRESP, "ping")
+
+    def give_up(self, reason: str) -> None:
+        """End the session as if it had been lost, for a reason that only its user can see."""
+        self._fail(ConnectionLost(reason))
 
     async def wait_closed(self) -> None:
         """Returns never; raises ConnectionLost or ConnectionRefused once the session is gone. Cancelling is safe."""
@@ -196,7 +207,7 @@ class MqttSession:
 
     async def _open(self, subscriptions: Sequence[str]) -> None:
         await self._connect_socket()
-        answer = self._answer(_CONNACK, "connection")
+        answer = self._waiting.expect(CONNACK, "connection")
         self._attach()
         patience = ANSWER_TIMEOUT if self.endpoint.protocol == "auto" and self.protocol == "5" else None
         try:
@@ -211,12 +222,7 @@ class MqttSession:
             result, mid = self._client.subscribe(topic, **how)
             if result is not MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
                 raise ConnectionLost(f"{self.endpoint}: paho does not subscribe: {result.name}")
-            await self._answer(mid, f"subscription to {topic}")
-
-    def _answer(self, mid: int, purpose: str) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[mid] = purpose, future
-        return future
+            await self._waiting.expect(mid, f"subscription to {topic}")
 
     async def _connect_socket(self) -> None:
         endpoint = self.endpoint
@@ -260,6 +266,8 @@ class MqttSession:
             self._fail(ConnectionLost(f"{self.endpoint}: a packet that cannot be read: {printable(repr(error))}"))
         if self._client._in_packet["remaining_length"] > MEMORY_FOR_A_PACKET:  # or rubbish, whose end paho would await
             self._fail(ConnectionLost(f"{self.endpoint}: a packet of more than {MEMORY_FOR_A_PACKET} bytes."))
+        if PINGRESP in self._waiting and not self._client._ping_t:
+            self._waiting.settle(PINGRESP)
         sock: Any = self._client.socket()
         if self._fd >= 0 and hasattr(sock, "pending") and sock.pending():
             self._loop.call_soon(self._readable)  # bytes that TLS has taken from the socket already wake nobody
@@ -292,24 +300,24 @@ class MqttSession:
         self, _c: object, _u: object, flags: ConnectFlags, reason: ReasonCode, info: Properties | None
     ) -> None:
         if reason.is_failure:
-            self._version_refused = reason.value == _UNSUPPORTED_VERSION
-            kind = LoginRefused if reason.value in _LOGIN else ConnectionRefused
+            self._version_refused = reason.value == answers.UNSUPPORTED_VERSION
+            kind = answers.of_connection(reason.value)
             self._fail(kind(f"{self.endpoint} refuses the connection: {explain(reason, info)}"))
             return
         self.session_present = flags.session_present
         self._max_packet = getattr(info, "MaximumPacketSize", 0)
         self.window = min(MAX_INFLIGHT, getattr(info, "ReceiveMaximum", MAX_INFLIGHT))
-        self._settle(_CONNACK, None)
+        self._waiting.settle(CONNACK)
 
     def _on_disconnect(
         self, _c: object, _u: object, flags: DisconnectFlags, reason: ReasonCode, info: Properties | None
     ) -> None:
-        if _CONNACK in self._waiting and not self._closed.done():
+        if CONNACK in self._waiting and not self._closed.done():
             self._version_refused = True  # how brokers of 3.1.1 often answer a CONNECT of MQTT 5
             self._fail(ConnectionLost(_UNANSWERED.format(self.endpoint)))
         elif flags.is_disconnect_packet_from_server:
             twin = f" (another client uses the client ID {self.endpoint.client_id})"
-            hint = twin if reason.value == _SESSION_TAKEN_OVER else ""
+            hint = twin if reason.value == answers.SESSION_TAKEN_OVER else ""
             self._fail(ConnectionLost(f"{self.endpoint} ended the session: {explain(reason, info)}{hint}"))
         else:
             self._fail(ConnectionLost(f"{self.endpoint}: the connection broke."))
@@ -317,18 +325,21 @@ class MqttSession:
     def _on_subscribe(
         self, _c: object, _u: object, mid: int, reasons: list[ReasonCode], info: Properties | None
     ) -> None:
-        self._settle(mid, next((reason for reason in reasons if reason.is_failure), None), info)
+        self._waiting.settle(mid, next((explain(reason, info) for reason in reasons if reason.is_failure), ""))
 
     def _on_publish(self, _c: object, _u: object, mid: int, reason: ReasonCode, info: Properties | None) -> None:
-        self._settle(mid, reason if reason.is_failure else None, info)
+        refusal = explain(reason, info) if reason.is_failure else ""
+        self._waiting.settle(mid, refusal, answers.of_publication(reason.value))
 
     def _on_paho_message(self, client: Client, _userdata: object, message: MQTTMessage) -> None:
-        acknowledged = False
+        acknowledged = message.qos == 0
+        self.unacknowledged += not acknowledged
 
         def ack() -> None:
             nonlocal acknowledged
             if not (acknowledged or self._closed.done()):
                 acknowledged = True
+                self.unacknowledged -= 1
                 client.ack(message.mid, message.qos)
 
         properties = message.properties
@@ -350,15 +361,6 @@ class MqttSession:
         if not self._ended:
             self._on_message(message)
 
-    def _settle(self, mid: int, failure: ReasonCode | None, info: Properties | None = None) -> None:
-        purpose, future = self._waiting.pop(mid, ("", None))
-        if future is None or future.done():
-            return
-        if failure is None:
-            future.set_result(None)
-        else:
-            future.set_exception(ConnectionRefused(f"{self.endpoint} refuses the {purpose}: {explain(failure, info)}"))
-
     def _error(self) -> LinkError:
         """What ended the session, as a new exception: one that is raised in many places grows a wild traceback."""
         cause = self._closed.exception()
@@ -373,11 +375,7 @@ class MqttSession:
             return
         self._closed.set_exception(error)
         self._closed.exception()  # seen: nobody has to wait for it
-        waiting, self._waiting = self._waiting, {}
-        for _, future in waiting.values():
-            if not future.done():
-                future.set_exception(self._error())
-                future.exception()  # nobody has to await a publication
+        self._waiting.fail(self._error)
         if self._timer is not None:
             self._timer.cancel()
         self._detach()

@@ -66,7 +66,8 @@ class FakeMoonraker:
     these.
 
     `requests` and `handshakes` hold what arrived, `uploads` and `downloads` (path and headers) likewise. `refuse` is an
-    HTTP status for the handshake. `files` are those below gcodes: their bytes, or a whole response.
+    HTTP status for the handshake. `files` are those below gcodes: their bytes, or a whole response; so many of the next
+    questions for one as `looks_fail` says are refused.
     """
 
     def __init__(self, *, prefix: str = "", answer_pings: bool = True) -> None:
@@ -83,6 +84,7 @@ class FakeMoonraker:
         self.files: dict[str, bytes | web.Response] = {}
         self.upload_answer: Callable[[Upload], web.Response] = _created
         self.read_uploads = True
+        self.looks_fail = 0
         self.refuse = 0
         self._answer_pings = answer_pings
         self._sockets: list[web.WebSocketResponse] = []
@@ -178,8 +180,12 @@ class FakeMoonraker:
 
     async def _download(self, request: web.Request) -> web.Response:
         path = request.match_info["path"]
-        self.downloads.append((path, dict(request.headers)))
-        self._news()
+        if request.method == "GET":
+            self.downloads.append((path, dict(request.headers)))
+            self._news()
+        if self.looks_fail > 0:
+            self.looks_fail -= 1
+            return web.Response(status=503)
         file = self.files.get(path)
         if isinstance(file, bytes):
             return web.Response(body=file)
@@ -187,6 +193,7 @@ class FakeMoonraker:
 
     async def _delete(self, request: web.Request) -> web.Response:
         self.deleted.append(request.match_info["path"])
+        self.files.pop(request.match_info["path"].removeprefix("gcodes/"), None)
         return web.json_response({"result": {}})
 
     async def _upload(self, request: web.Request) -> web.Response:

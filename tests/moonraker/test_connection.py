@@ -288,6 +288,16 @@ async def test_refused(fake: FakeMoonraker, status: int, sentence: str) -> None:
             pass
 
 
+@pytest.mark.parametrize(("status", "patience"), [(401, 60), (403, 60), (404, 0), (502, 0), (503, 0)])
+async def test_a_refused_key_is_tried_rarely(fake: FakeMoonraker, status: int, patience: float) -> None:
+    """A key that is refused is not hammered with, but a Moonraker that is only starting is not waited for longer."""
+    fake.refuse = status
+    with pytest.raises(ConnectionRefused) as error:
+        async with connect(fake.url, api_key="k3y", on_notification=News()):
+            pass
+    assert error.value.patience == patience
+
+
 async def test_nobody_there() -> None:
     """Where nothing listens, the error is a LinkError that names the URL."""
     with socket.socket() as unused:

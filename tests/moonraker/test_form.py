@@ -54,6 +54,10 @@ def test_names_that_a_header_cannot_hold(name: str) -> None:
         (422, refusal(422, "Unprocessable Entity", "File checksum mismatch: ..."), errors.ChecksumMismatch, "SHA-256"),
         (500, b'{"error":{"message":"x","traceback":"OSError: [Errno 28] No space left on device: \'/home/pi/x\'"}}',
          errors.NoSpace, "no space left"),
+        (500, b'{"error":{"message":"x","traceback":"OSError: [Errno 28] No space left on device\\n\\nDuring ...'
+         b'\\ntornado.web.HTTPError: HTTP 500: Internal Server Error (Unable to save file)\\n"}}',
+         errors.NoSpace, "no space left"),
+        (400, refusal(400, "Bad Request", "Cannot write to path: /gcodes/Errno 28.gcode"), errors.UploadFailed, "400"),
         (507, b"", errors.NoSpace, "no space left"),
         (502, b"<html>Bad Gateway</html>", errors.UploadFailed, r"\(502\)"),
         (500, b"[1]", errors.UploadFailed, r"\(500\)"),

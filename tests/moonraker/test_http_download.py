@@ -62,6 +62,16 @@ async def test_signed_url_is_not_rewritten() -> None:
         assert source.seen[0].path == path
 
 
+async def test_a_broken_body_called_whole() -> None:
+    """A source that breaks off, and then says that there is no more, does not get past the announced sum."""
+    part = Reply(body=CONTENT[:6], chunked=True, headers={"ETag": '"v1"'}, cut=6)
+    done = Reply(416, headers={"Content-Range": "bytes */6"})
+    async with FakeSource(part, done) as source:
+        with pytest.raises(errors.ChecksumMismatch):
+            await content(download(source, expected_sha256=hashlib.sha256(CONTENT).hexdigest()))
+        assert len(source.seen) == 2
+
+
 async def test_empty_file() -> None:
     """A file of no bytes is a file."""
     async with FakeSource(Reply()) as source:

@@ -14,14 +14,14 @@ from aiohttp import web
 
 from printago_moonraker import errors
 from printago_moonraker.backoff import Backoff
-from printago_moonraker.moonraker import http
+from printago_moonraker.moonraker import http, place
 from printago_moonraker.moonraker.http import Download, Uploaded, upload
 from printago_moonraker.urlpolicy import UrlPolicy
-from tests.fakes.moonraker import FakeMoonraker, stored
+from tests.fakes.moonraker import FakeMoonraker, Upload, stored
 from tests.fakes.source import FakeSource, ranged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.usefixtures("no_task_left")
 
@@ -184,6 +184,63 @@ async def test_early_refusal(fake: FakeMoonraker) -> None:
             await send(fake, stream(*([b"x" * 2**18] * 64)))
         with pytest.raises(errors.UploadFailed, match="max_upload_size"):
             await send(fake, stream(b"x" * 100, wait=asyncio.Event()))
+
+
+def leaving(fake: FakeMoonraker, left: bytes, status: int = 500) -> Callable[[Upload], web.Response]:
+    """A Moonraker that fails when it brings the file to its name: `left` is what lies there then."""
+
+    def answer(_: Upload) -> web.Response:
+        fake.files["Printago/a.gcode"] = left
+        return web.json_response({"error": {"message": "Unable to save file"}}, status=status)
+
+    return answer
+
+
+async def test_a_part_under_the_good_name_is_deleted(fake: FakeMoonraker) -> None:
+    """What a failed upload has left of a file under its name is deleted, as nobody could tell it from a whole one."""
+    fake.files["Printago/a.gcode"] = b"old\n"
+    fake.upload_answer = leaving(fake, b"G2")
+    with pytest.raises(errors.UploadFailed, match=r"Unable to save file\)\.$"):
+        await send(fake, stream(b"G28\n"), api_key="k3y")
+    assert fake.deleted == ["gcodes/Printago/a.gcode"]
+    assert fake.files == {}
+
+
+@pytest.mark.parametrize(("before", "left"), [(b"old\n" * 9, b"old\n" * 9), (None, b"G28\n"), (b"old", b"G28\n")])
+async def test_what_is_whole_stays(fake: FakeMoonraker, before: bytes | None, left: bytes) -> None:
+    """Neither what an upload that failed early has not touched, nor what it has written to the end, is deleted."""
+    if before is not None:
+        fake.files["Printago/a.gcode"] = before
+    fake.upload_answer = leaving(fake, left)
+    with pytest.raises(errors.UploadFailed, match=r"Unable to save file\)\.$"):
+        await send(fake, stream(b"G28\n"))
+    assert fake.deleted == []
+
+
+async def test_a_part_is_deleted_when_moonraker_is_back(fake: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that broke off in the middle is asked again until it answers."""
+    monkeypatch.setattr(place, "RETRY", 0.01)
+
+    def die(upload: Upload) -> web.Response:
+        fake.looks_fail = 3
+        return leaving(fake, b"G2")(upload)
+
+    fake.upload_answer = die
+    with pytest.raises(errors.UploadFailed, match=r"Unable to save file\)\.$"):
+        await send(fake, stream(b"G28\n"))
+    assert fake.files == {}
+
+
+async def test_what_cannot_be_seen_is_said(fake: FakeMoonraker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nobody can tell what lies there, nothing is deleted, and the error says that it may be incomplete."""
+    monkeypatch.setattr(place, "PATIENCE", 0.1)
+    monkeypatch.setattr(place, "RETRY", 0.01)
+    fake.upload_answer = leaving(fake, b"G2")
+    for failing in (1, 10**9):  # before the upload only, and for ever
+        fake.looks_fail = failing
+        with pytest.raises(errors.UploadFailed, match=r"Unable to save file\)\. The file on the printer may be incomp"):
+            await send(fake, stream(b"G28\n"))
+    assert fake.deleted == []
 
 
 async def test_moonraker_not_there(fake: FakeMoonraker) -> None:

@@ -167,6 +167,26 @@ def test_nothing_left() -> None:
     assert transfer.whole
 
 
+def test_nothing_left_is_no_proof() -> None:
+    """A 416 that calls a broken body the whole file is held to the announced size and sum like any other end."""
+    for announced, sentence in (((None, "00" * 32), "SHA-256"), ((11, None), "11 were announced")):
+        transfer = Transfer(100, *announced)
+        transfer.begin(200, {"ETag": '"v1"'})
+        transfer.take(CONTENT)
+        with pytest.raises(errors.ChecksumMismatch, match=sentence):
+            transfer.begin(416, {"Content-Range": "bytes */10"})
+        assert not transfer.whole
+
+
+@pytest.mark.parametrize(("status", "headers"), [(206, {"Content-Range": "bytes 4-9/10"}), (200, {})])
+def test_more_than_the_file_has(status: int, headers: dict[str, str]) -> None:
+    """A body without a length that goes on beyond the file's own end is refused, not taken."""
+    transfer = halfway()
+    transfer.begin(status, headers)
+    with pytest.raises(errors.DownloadFailed, match="more than the 10 bytes"):
+        transfer.take((CONTENT[4:] if status == 206 else CONTENT) + b"x")
+
+
 @pytest.mark.parametrize("status", [206, 416, 204, 304, 400, 403, 404, 410, 429, 302, 199])
 def test_final_refusals(status: int) -> None:
     """Any other answer is final, and said with its number."""

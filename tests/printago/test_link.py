@@ -183,19 +183,6 @@ async def test_the_will_is_set(broker: Mosquitto, endpoint: Callable[..., Endpoi
         await cloud.wait_available("connected")
 
 
-async def test_what_the_broker_kept_is_not_live(
-    endpoint: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the beginning of a session nobody can tell how long a command lay there; later it has just been sent."""
-    monkeypatch.setattr(link_module, "BACKLOG", 0.2)
-    async with Cloud(endpoint("v"), TOPICS) as cloud, running(endpoint("v")) as agent:
-        await agent.up()
-        await cloud.command("printer_control", "pause_print", timeout=5)
-        await asyncio.sleep(0.3)  # it is the time that is tested
-        await cloud.command("printer_control", "pause_print", timeout=5)
-        assert [message.live for message in agent.commands] == [False, True]
-
-
 async def test_commands_sent_while_the_link_was_down_are_delivered(
     broker: Mosquitto, endpoint: Callable[..., Endpoint]
 ) -> None:

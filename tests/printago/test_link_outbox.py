@@ -12,14 +12,15 @@ import pytest
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.printago import link as link_module
 from printago_moonraker.printago import store as store_module
+from printago_moonraker.printago.login import Login
 from printago_moonraker.printago.mqtt import Endpoint
-from printago_moonraker.printago.store import Limits, Store
+from printago_moonraker.printago.store import PICTURE, Limits, Store
 from tests.fakes.broker import PUBLISH, FakeBroker, Peer, fake_broker, proxy
 from tests.fakes.mosquitto import free_port
 from tests.printago.agent import TOPICS, Agent, numbers, running, served, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tests.fakes.mosquitto import Mosquitto
@@ -170,6 +171,134 @@ async def test_a_status_is_retained_and_only_the_newest_waits() -> None:
             await third.wait()
     assert built == [1, 5]
     assert [data for _, data in published] == [1, 5]
+
+
+def refusing(code: int, published: list[str], *, kind: str = "event") -> Callable[[FakeBroker, Peer], Awaitable[None]]:
+    """A broker that refuses the first envelope of `kind` with an MQTT 5 reason code, and takes all others."""
+    left = [code]
+
+    async def script(_: FakeBroker, peer: Peer) -> None:
+        await peer.accept()
+        while True:
+            packet = await peer.read()
+            if packet.kind != PUBLISH:
+                continue
+            length = 2 + int.from_bytes(packet.body[:2], "big")
+            mid, envelope = packet.body[length : length + 2], packet.body[packet.body.find(b"{") :]
+            if packet.body[2:length] in (TOPICS.message(kind).encode(), kind.encode()) and left:
+                peer.write(bytes([0x40, 3]) + mid + bytes([left.pop()]))
+            else:
+                peer.write(bytes([0x40, 2]) + mid)
+                published.append(str(json.loads(envelope)["data"]["number"]) if b"number" in envelope else "")
+
+    return script
+
+
+async def empty(store: Store) -> None:
+    """Until nothing is left in the outbox."""
+    async with asyncio.timeout(5):
+        while (await store.of("v").load(0, 1, 1))[0]:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("code", [0x80, 0x83, 0x97])
+async def test_a_refusal_that_may_pass_loses_nothing(code: int) -> None:
+    """An envelope that a quota or some trouble of the broker's keeps out is sent again, in another session."""
+    published: list[str] = []
+    async with stored() as store, fake_broker(refusing(code, published)) as fake:
+        async with running(Endpoint("127.0.0.1", fake.port, "v", tls=False), store) as agent:
+            await agent.up()
+            agent.number(1)
+            await empty(store)
+        assert "1" in published
+        assert fake.connections == 2
+
+
+@pytest.mark.parametrize("code", [0x87, 0x90, 0x99])
+async def test_a_refusal_for_ever_is_told_once(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What the broker will never take is dropped, as it would hold up all that follows; once for each reason loudly."""
+    published: list[str] = []
+    async with stored() as store, fake_broker(refusing(code, published)) as fake:
+        async with running(Endpoint("127.0.0.1", fake.port, "v", tls=False), store) as agent:
+            await agent.up()
+            agent.number(1)
+            agent.number(2)
+            await empty(store)
+            agent.link._complain("the same")
+            agent.link._complain("the same")
+        assert [number for number in published if number] == ["2"]
+        assert fake.connections == 1
+    told = [
+        each.getMessage() for each in caplog.records if "is dropped" in each.getMessage() and each.levelname == "ERROR"
+    ]
+    assert len(told) == 2
+    assert "refuses the publication to printago/v/event" in told[0]
+
+
+async def test_a_status_that_is_refused_costs_no_session(caplog: pytest.LogCaptureFixture) -> None:
+    """A newer one comes anyway."""
+    published: list[str] = []
+    async with fake_broker(refusing(0x97, published, kind="status")) as fake:
+        async with running(Endpoint("127.0.0.1", fake.port, "v", tls=False)) as agent:
+            await agent.up()
+            agent.link.send_status(lambda: {"number": 1})
+            agent.link.send_status(lambda: {"number": 2})
+            async with asyncio.timeout(5):
+                while "2" not in published:  # noqa: ASYNC110 - the fake tells nobody
+                    await asyncio.sleep(0.02)
+        assert fake.connections == 1
+    assert "Quota exceeded" in caplog.text
+
+
+async def test_a_response_topic_that_is_refused_costs_no_session() -> None:
+    """Whoever names one that the broker does not take gets the answer on the ordinary topic, and harms nobody else."""
+    published: list[str] = []
+    async with stored() as store, fake_broker(refusing(0x80, published, kind="theirs")) as fake:
+        async with running(Endpoint("127.0.0.1", fake.port, "v", tls=False), store) as agent:
+            await agent.up()
+            agent.link.send("success", {"number": 1}, command={"id": "c"}, reply_to=(("theirs", b"c"),))
+            agent.number(2)
+            await empty(store)
+        assert [number for number in published if number] == ["1", "2"]
+        assert fake.connections == 1
+
+
+async def test_no_answer_is_dropped_for_want_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are not stored as a rule are, when more of them wait than memory is meant to hold."""
+    monkeypatch.setattr(link_module, "VOLATILE", 3)
+    published: list[str] = []
+    async with stored() as store:
+        agent = Agent(Endpoint("127.0.0.1", free_port(), "v", tls=False), store)
+        for number in range(10):
+            agent.link.send("status", {"number": number}, command={"id": str(number)})
+        rows, _ = await store.of("v").load(0, 100, 10**9)
+        assert [letter.rank for _, letter in rows] == [
+            PICTURE
+        ] * 7  # they can be asked for again: no event goes for them
+        async with fake_broker(refusing(0, published, kind="nothing")) as fake:
+            agent.link._login = Login(lambda: Endpoint("127.0.0.1", fake.port, "v", tls=False))
+            async with served(agent):
+                await empty(store)
+        assert [number for number in published if number] == [str(number) for number in range(10)]
+
+
+async def test_a_pairing_comes_before_what_the_last_session_left() -> None:
+    """Coming up, the agent says who it is before anything else, also when more answers wait than may be in flight."""
+    published: list[str] = []
+    async with stored() as store, fake_broker(refusing(0, published, kind="nothing")) as fake:
+        agent = Agent(Endpoint("127.0.0.1", fake.port, "v", tls=False), store)
+        for number in range(30):
+            agent.link.send("status", {"number": number}, command={"id": str(number)})
+
+        def come_up() -> None:
+            agent.link.send("pairing", {"number": 99})
+            agent.link.send_status(dict)
+
+        agent.link._on_up = come_up
+        async with served(agent), asyncio.timeout(5):
+            while "29" not in published:  # noqa: ASYNC110 - the fake tells nobody
+                await asyncio.sleep(0.02)
+    assert published[:2] == ["", "99"]  # what comes first is the availability
 
 
 async def test_the_retained_status_greets_a_late_cloud(endpoint: Callable[..., Endpoint]) -> None:
