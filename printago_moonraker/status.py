@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.thumbnails import choose
 from printago_moonraker.printer.facts import LED_MODULES, is_light, labels, module
-from printago_moonraker.printer.gcode import plain
+from printago_moonraker.printer.gcode import first_line, plain
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.state import JobState
 
@@ -94,7 +94,7 @@ def _error(printer: Printer) -> str:
 
 def headline(message: str) -> str:
     """The first line of what Klipper says: the lines after it are what to do about it."""
-    return printable(plain(message).strip().partition("\n")[0])
+    return printable(first_line(message))
 
 
 def _flags(phase: Phase) -> Data:

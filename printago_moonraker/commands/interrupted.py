@@ -9,6 +9,7 @@ from printago_moonraker import errors, status
 from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
+from printago_moonraker.printer import history
 
 if TYPE_CHECKING:
     from printago_moonraker.clock import Clock
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds for the printer to come into sight
-_SAME_CLOCK = 2.0  # seconds: Moonraker runs on the same host as a rule
 _SEEN = (KlippyState.READY, KlippyState.SHUTDOWN, KlippyState.ERROR)
 _STARTS = ("printer_control.start_print", "printer_control.start_print_bbl")
 _HISTORY = 20
@@ -63,12 +63,11 @@ async def _outcome(printer: Printer, path: str, received: float) -> str:
     if printer.is_printing(path):
         return f"The print of {name} is running."
     try:
-        history = await printer.api.history_list(limit=_HISTORY)
+        entries = await printer.api.history_list(limit=_HISTORY)
     except (RpcError, RpcTimeout, errors.LinkError, errors.PrinterOffline):
         return f"Whether {name} was printed is not known."
-    for job in history:
-        same = str(job.get("filename", "")).lower() == path.lower()
-        if same and _number(job.get("start_time")) >= received - _SAME_CLOCK:
+    for job in entries:
+        if history.is_of(job, path) and _number(job.get("start_time")) >= received - history.SAME_CLOCK:
             return f"The print of {name} was started; it has ended: {printable(str(job.get('status')))}."
     return f"No print of {name} has begun."
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from printago_moonraker.printer.starts import Start
 
+OVER = {job for job in JobState if not job.on}
 _RESTART_ACCEPTED = 30.0  # s; Klipper can be deadlocked after an emergency stop, and then never answers
 _RESTARTED = 120.0  # s; a missing micro-controller is given up after 90
 
@@ -103,21 +104,20 @@ async def resume_print(context: Context, parameters: Parameters) -> Answer:
 async def stop_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print stop command issued successfully.", context.printer
     taken_back = context.jobs.starts.stop(context.received)
-    on = (JobState.PRINTING, JobState.PAUSED)
-    if taken_back and not (printer.phase is Phase.STARTING or printer.state.job in on):
+    if taken_back and not (printer.phase is Phase.STARTING or printer.state.job.on):
         return success(message)
     printer.require_ready()
     await _not_in(context, Phase.STARTING)
-    job = await _job(context, *on)
+    job = await _job(context, JobState.PRINTING, JobState.PAUSED)
     if job is JobState.CANCELLED:
         return success(message, already=True)
-    if job not in on:
+    if not job.on:
         if printer.prints.coming is None:
             raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
         # Of a start nobody knows what became. Klipper does one after the other: whatever began is stopped by this.
         await printer.carry_out("The stop", printer.api.print_cancel())
         return success(message)
-    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(), set(JobState) - set(on))
+    await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(), OVER)
     return success(message)
 
 
@@ -143,14 +143,13 @@ async def _not_in(context: Context, phase: Phase) -> None:
 async def _steer(context: Context, what: str, phase: Phase, call: Awaitable[None], goals: set[JobState]) -> None:
     """Pause, resume or cancel the print that is on; done when it shows one of `goals`, or that it is over."""
     printer = context.printer
-    on = (JobState.PRINTING, JobState.PAUSED)
 
     def shows(states: set[JobState]) -> bool:
         # Klipper out of sight, or gone, shows no job at all: that is not the end of one.
         return printer.state.klippy is KlippyState.READY and printer.state.job in states
 
     with printer.operation(phase):
-        await printer.carry_out(what, call, lambda: shows(goals | set(JobState) - set(on)), timeout=PATIENCE)
+        await printer.carry_out(what, call, lambda: shows(goals | OVER), timeout=PATIENCE)
     if not shows(goals):
         raise errors.NotPrinting(f"{what} came too late: the print has ended ({printer.state.job}).")
 

@@ -150,6 +150,11 @@ def plain(text: str) -> str:
     return text
 
 
+def first_line(text: str) -> str:
+    """The first of Klipper's words: what is wrong; the lines after it say what could be done at the printer."""
+    return plain(text).strip().partition("\n")[0]
+
+
 def refusal(error: RpcError) -> errors.CommandError:
     """Klipper's own words as the command error that they mean."""
     text = plain(error.message).strip()

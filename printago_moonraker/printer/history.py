@@ -8,14 +8,16 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any
 
+from printago_moonraker.printer.names import same_file
+
 SAME_CLOCK = 2.0  # seconds: Moonraker runs on the same host as a rule
 
 Entries = list[dict[str, Any]]  # the newest first
 
 
 def is_of(job: dict[str, Any], filename: str) -> bool:
-    """Whether the entry is of a print of that file: Klipper matches names regardless of case."""
-    return str(job.get("filename", "")).lower() == filename.lower()
+    """Whether the entry is of a print of that file."""
+    return same_file(str(job.get("filename", "")), filename)
 
 
 def newer(jobs: Entries, entry: str | None, since: float) -> Entries:

@@ -11,6 +11,11 @@ GCODE_ENDINGS = (".gcode", ".gco", ".g")  # what Klipper's virtual_sdcard prints
 MAX_BYTES = 255
 
 
+def same_file(one: str, other: str) -> bool:
+    """Klipper matches names regardless of case, and reports the caller's spelling."""
+    return one.lower() == other.lower()
+
+
 def checked(name: str) -> str:
     """`name` itself when it is fit to be a file's name. Raises ForbiddenPath."""
     shown = printable(name, 60)

@@ -57,10 +57,10 @@ _KLIPPY = {
 
 # What the agent itself has under way, and the job states in which Klipper has not yet shown the end of it.
 _UNDER_WAY = {
-    Phase.STARTING: set(JobState) - {JobState.PRINTING, JobState.PAUSED},
+    Phase.STARTING: {job for job in JobState if not job.on},
     Phase.PAUSING: {JobState.PRINTING},
     Phase.RESUMING: {JobState.PAUSED},
-    Phase.CANCELLING: {JobState.PRINTING, JobState.PAUSED},
+    Phase.CANCELLING: {job for job in JobState if job.on},
 }
 
 

@@ -20,6 +20,7 @@ from printago_moonraker.moonraker.api import KlippyState, Moonraker
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
 from printago_moonraker.printer import gcode
 from printago_moonraker.printer.facts import Facts
+from printago_moonraker.printer.names import same_file
 from printago_moonraker.printer.phase import Phase, phase_of
 from printago_moonraker.printer.prints import Change, PrintTracker, Transition
 from printago_moonraker.printer.state import JobState, PrinterState
@@ -180,7 +181,7 @@ class Printer:
     def require_ready(self) -> None:
         """Raises PrinterOffline or PrinterNotReady, with what Klipper says, unless Klipper takes commands."""
         self.require_running()
-        klippy, message = self.state.klippy, printable(gcode.plain(self.state.klippy_message).partition("\n")[0])
+        klippy, message = self.state.klippy, printable(gcode.first_line(self.state.klippy_message))
         if klippy is not KlippyState.READY:
             raise errors.PrinterNotReady(
                 f"Klipper is not ready ({klippy}): {message}" if message else f"Klipper is not ready ({klippy})."
@@ -258,7 +259,7 @@ class Printer:
             calling.result()
         except RpcError as error:
             refusal = gcode.refusal(error)
-            self.prints.not_the_files(printable(gcode.plain(error.message).strip().partition("\n")[0]))
+            self.prints.not_the_files(printable(gcode.first_line(error.message)))
             # A macro can fail when it has done its work, and the status comes up to a tick later than the answer.
             if seen and await self.until(seen, TICK):
                 return
@@ -285,7 +286,7 @@ class Printer:
         if self._stopped() and not (seen and seen()):
             if self.state.klippy is KlippyState.DISCONNECTED:
                 raise errors.PrinterOffline(f"{what} was cut short: Klipper is not running any more.")
-            said = "" if self.halting else printable(gcode.plain(self.state.klippy_message).partition("\n")[0])
+            said = "" if self.halting else printable(gcode.first_line(self.state.klippy_message))
             message = said or "Klipper has stopped"
             raise errors.PrinterNotReady(f"{what} was cut short: {message}.")
 
@@ -327,8 +328,8 @@ class Printer:
         """Whether that file (relative to the gcodes root) is the job that is on, running or paused. In a shutdown,
         Klipper goes on showing one that can never be resumed.
         """
-        on = self.state.klippy is KlippyState.READY and self.state.job in (JobState.PRINTING, JobState.PAUSED)
-        return on and self.state.filename.lower() == filename.lower()
+        on = self.state.klippy is KlippyState.READY and self.state.job.on
+        return on and same_file(self.state.filename, filename)
 
 
 async def _forget() -> None:

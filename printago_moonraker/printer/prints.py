@@ -14,7 +14,8 @@ from typing import Any
 
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.printer import history
-from printago_moonraker.printer.gcode import plain
+from printago_moonraker.printer.gcode import first_line
+from printago_moonraker.printer.names import same_file
 from printago_moonraker.printer.state import JobState, PrinterState
 
 # A G-code error and the cancel that the configuration made of it (`on_error_gcode: CANCEL_PRINT`) are this close
@@ -111,7 +112,7 @@ class PrintTracker:
         if self._expected is None:
             return False
         ended = state.job in (JobState.COMPLETE, JobState.CANCELLED, JobState.ERROR)
-        same = state.filename.lower() == self._expected.job.filename.lower()
+        same = same_file(state.filename, self._expected.job.filename)
         return ended and same and _trace(state) != self._expected.trace
 
     def name_file(self, filename: str, job_id: str | None) -> None:
@@ -171,7 +172,7 @@ class PrintTracker:
     def enter(self, filename: str, entry: str) -> None:
         """Moonraker's history has this entry for the print of `filename` that has begun."""
         job = self.current
-        if job and job.entry is None and job.filename.lower() == filename.lower():
+        if job and job.entry is None and same_file(job.filename, filename):
             self.current = replace(job, entry=entry)
 
     def settle_by(self, entries: history.Entries, state: PrinterState) -> list[Transition]:
@@ -187,7 +188,7 @@ class PrintTracker:
             entries = history.newer(entries, self._expected.after, self._expected.since)
         else:
             return self.settle(None)
-        again = _on(state) and state.filename.lower() == filename.lower()
+        again = state.job.on and same_file(state.filename, filename)
         return self.settle(history.status(entries, filename, again=again, entry=entry))
 
     def _goes_on(self, job: Print, entries: history.Entries, state: PrinterState) -> bool:
@@ -261,7 +262,7 @@ class PrintTracker:
             transitions.append(self._move(Change.PAUSED, paused=True))
         elif job.paused and state.job in (JobState.PRINTING, JobState.COMPLETE):  # complete: resumed within the tick
             transitions.append(self._move(Change.RESUMED, paused=False))
-        if not _on(state):
+        if not state.job.on:
             transitions.append(self._ended(state, now))
         return transitions
 
@@ -275,7 +276,7 @@ class PrintTracker:
     def _begin(self, state: PrinterState) -> list[Transition]:
         if self._expected and self.is_over(state):
             return [self._begin_unseen(self._expected), self._ended(state, None)]
-        if not _on(state):
+        if not state.job.on:
             return []
         job = self._claim(state.filename)
         size = state.get("virtual_sdcard", "file_size", 0) or None
@@ -289,10 +290,9 @@ class PrintTracker:
         return Transition(Change.STARTED, self.current)
 
     def _claim(self, filename: str) -> Print:
-        """Klipper matches names regardless of case and reports the caller's spelling."""
         expected, self._expected = self._expected, None
         self._job_ids.pop(filename, None)
-        if expected and expected.job.filename.lower() == filename.lower():
+        if expected and same_file(expected.job.filename, filename):
             self.begun = True
             return expected.job
         return Print(filename)
@@ -322,10 +322,10 @@ class PrintTracker:
     def _end_by_halt(self, job: Print, state: PrinterState) -> Transition:
         if self._file_done:
             return self._end(Change.DONE)
-        same = state.filename.lower() == job.filename.lower()
+        same = same_file(state.filename, job.filename)
         if state.klippy is KlippyState.SHUTDOWN and same and state.job in (JobState.COMPLETE, JobState.CANCELLED):
             return self._ended(state, None)
-        return self._end(Change.FAILED, _first_line(state.klippy_message) or f"klippy_{state.klippy}")
+        return self._end(Change.FAILED, first_line(state.klippy_message) or f"klippy_{state.klippy}")
 
     def _ended(self, state: PrinterState, now: float | None) -> Transition:
         assert self.current is not None
@@ -334,7 +334,7 @@ class PrintTracker:
         if state.job is JobState.COMPLETE:
             return self._end(Change.DONE)
         if state.job is JobState.ERROR:
-            return self._end(Change.FAILED, _first_line(state.get("print_stats", "message", "")) or "error")
+            return self._end(Change.FAILED, first_line(state.get("print_stats", "message", "")) or "error")
         if self._last_error and now is not None and now - self._last_error[0] < ERROR_TO_CANCEL:
             return self._end(Change.FAILED, self._last_error[1])
         return self._end(Change.CANCELLED, "cancelled")
@@ -343,7 +343,7 @@ class PrintTracker:
         """Another job runs than the one before: Klipper shows a restart between two ticks only as a clock that ran
         backwards.
         """
-        if self.current is None or not _on(state):
+        if self.current is None or not state.job.on:
             return False
         other = bool(state.filename) and state.filename.lower() != self.current.filename.lower()
         return other or state.get("print_stats", "total_duration", self.current.time) < self.current.time - 0.5
@@ -351,7 +351,7 @@ class PrintTracker:
     def _forgotten(self, state: PrinterState) -> bool:
         """The print is neither on nor shown with its end any more; one that was to be started may be over already."""
         if self.current is None:
-            return self._expected is not None and not _on(state) and not self.is_over(state)
+            return self._expected is not None and not state.job.on and not self.is_over(state)
         if state.klippy is not KlippyState.READY or self._replaced(state):
             return True
         # With an entry the history can tell whether it is this one, or the same file was printed anew.
@@ -370,23 +370,15 @@ class PrintTracker:
 
 def _has_begun(expected: _Expected, state: PrinterState) -> bool:
     """Of a Klipper that has stopped: whether the print had begun by then, be it for less than a tick."""
-    same = state.job is not JobState.STANDBY and state.filename.lower() == expected.job.filename.lower()
+    same = state.job is not JobState.STANDBY and same_file(state.filename, expected.job.filename)
     return expected.accepted or (same and _trace(state) != expected.trace)
-
-
-def _on(state: PrinterState) -> bool:
-    return state.job in (JobState.PRINTING, JobState.PAUSED)
 
 
 def _is_shown(job: Print, state: PrinterState) -> bool:
     """Whether Klipper has a print on, or shows how one of that file ended."""
-    return _on(state) or (state.job is not JobState.STANDBY and state.filename.lower() == job.filename.lower())
+    return state.job.on or (state.job is not JobState.STANDBY and same_file(state.filename, job.filename))
 
 
 def _trace(state: PrinterState) -> tuple[JobState, float | None]:
     """What no two prints have in common: one that lasts less than a tick leaves nothing else behind."""
     return state.job, state.number("print_stats", "total_duration")
-
-
-def _first_line(text: str) -> str:
-    return plain(text).strip().partition("\n")[0]

@@ -53,6 +53,11 @@ class JobState(StrEnum):
     ERROR = "error"
     UNKNOWN = "unknown"
 
+    @property
+    def on(self) -> bool:
+        """A print is on: running, or paused."""
+        return self in (JobState.PRINTING, JobState.PAUSED)
+
     @classmethod
     def _missing_(cls, _value: object) -> JobState:
         return cls.UNKNOWN
