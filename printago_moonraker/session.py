@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ERROR_INTERVAL = 1.0  # s between two `Error` events for G-code: a file may have a bad line in every layer
-PRINT_EVENTS = frozenset(change.value for change in Change)
 FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
 METADATA_ATTEMPTS = 5
 METADATA_RETRY = 5.0  # s
@@ -185,7 +184,7 @@ class Session:
         *,
         also: Write | None,
         at: datetime,
-    ) -> asyncio.Future[int] | None:
+    ) -> asyncio.Future[list[int]] | None:
         return self._link.send(kind, data, command=echo, reply_to=reply_to, also=also, at=at)
 
     def _send_status(self) -> None:
@@ -258,16 +257,15 @@ class Session:
 
     def _on_change(self, transitions: list[Transition]) -> None:
         """After every change of the printer: what happened goes out as events, how it stands as a status."""
-        news, told = self._news_of_the_print(), len(transitions)
+        news = self._news_of_the_print()
         self._image_due |= any(each.change is Change.STARTED for each in transitions)
-        if news is not None and not told:
+        events = list(self._events.events(transitions))
+        if events:  # the print and what is told of it are written together
+            self._link.send_events(events, news)
+        elif news is not None:
             self._store.save(news, lazy=True)
-        for name, payload in self._events.events(transitions):
-            told -= name in PRINT_EVENTS
-            last = name in PRINT_EVENTS and not told  # the print and the last that is told of it are written together
-            self._emit(name, payload, news if last else None)
-            if name == "Connected":
-                self._announce_news()
+        if any(name == "Connected" for name, _ in events):
+            self._announce_news()
         if self.printer.state.filename != self._loaded:
             self._load()
         self._reporter.mark()

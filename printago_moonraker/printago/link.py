@@ -12,22 +12,22 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import ConfigError, ConnectionLost, LinkError, LoginRefused, NotPaired
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
 from printago_moonraker.printago.pairing import advice
-from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, PICTURE, Destinations, Letter
+from printago_moonraker.printago.writer import STORED, Writer
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from printago_moonraker.backoff import Backoff
     from printago_moonraker.printago.envelope import EnvelopeCodec, Topics
     from printago_moonraker.printago.login import Login
-    from printago_moonraker.printago.store import PrinterStore, Write
+    from printago_moonraker.printago.store import Destinations, Letter, PrinterStore, Write
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,6 @@ PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents shar
 BACKLOG = 5.0  # seconds at the beginning of a session in which what the broker has kept for us arrives
 GOODBYE = 2.0  # seconds that stopping may take
 
-STORED = frozenset({"event", "success", "error", "response"})
-LARGE = 64 * 1024  # bytes; of answers only a picture is: it can be asked for again, what it would push out cannot
-ENDS_OF_PRINTS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 CONNECTED, DISCONNECTED = b"connected", b"disconnected"
 
 
@@ -72,6 +69,7 @@ class Link:
         self._told = ""  # what is wrong with the credentials
         self._topics = topics
         self._codec = codec
+        self._writer = Writer(codec, topics)
         self._store = store
         self._on_command = on_command
         self._on_up = on_up
@@ -84,11 +82,13 @@ class Link:
         self._read = 0  # the number up to which the outbox is, or was, in the window
         self._newest: int | None = None  # the highest number in the outbox; unknown until it is first looked into
         self._loading = False
+        self._outdated = False  # what is being loaded was for another account
         self._storing = 0
         self._in_flight = 0  # publications, to be kept within the session's window
         self._status: Callable[[], Any] | None = None  # makes the newest one, when there is one to send
         self._status_in_flight = False
         self._idle = asyncio.Event()
+        store.on_found = self._look_again
 
     @property
     def up(self) -> bool:
@@ -114,7 +114,7 @@ class Link:
         reply_to: Message | Destinations | None = None,
         also: Write | None = None,
         at: datetime | None = None,
-    ) -> asyncio.Future[int] | None:
+    ) -> asyncio.Future[list[int]] | None:
         """Put an envelope of this moment (or of `at`) into the outbox, where it stays until the broker has acknowledged
         it. Statuses and pairings are not stored: what is old of them is of no use; then the result is None. Else it is
         done when the envelope is on the disk, with what `also` writes in the same transaction.
@@ -122,20 +122,21 @@ class Link:
         `command` is the echo of the command it answers, `reply_to` that command's message, or where else it shall go:
         the answer goes also to its Response Topic.
         """
-        at = at or datetime.now(UTC)
-        payload = self._codec.encode(kind, data, at=at, command=command)
-        destinations = ((self._topics.message(kind), None), *_response_topic(reply_to))
-        if kind not in STORED:
-            self._volatile.append(_Outgoing(destinations, payload, None, answers=command is not None))
-            while len(self._volatile) > VOLATILE:
-                self._volatile.popleft()
-            self._drain()
-            return None
-        rank = _rank(data, payload, answers=command is not None)
-        self._storing += 1
-        stored = self._store.put(Letter(destinations, payload, rank, at.timestamp()), also)
-        stored.add_done_callback(partial(self._stored, destinations, payload))
-        return stored
+        letter = self._writer.letter(kind, data, at or datetime.now(UTC), command=command, reply_to=reply_to)
+        if kind in STORED:
+            return self._keep([letter], also)
+        self._volatile.append(_Outgoing(letter.destinations, letter.payload, None, answers=command is not None))
+        while len(self._volatile) > VOLATILE:
+            self._volatile.popleft()
+        self._drain()
+        return None
+
+    def send_events(self, events: Iterable[tuple[str, dict[str, Any]]], also: Write | None = None) -> None:
+        """Put events of this moment, by name and payload, into the outbox: with what `also` writes, all of them are on
+        the disk or none is.
+        """
+        at = datetime.now(UTC)
+        self._keep([self._writer.letter("event", {"event": name, **payload}, at) for name, payload in events], also)
 
     def send_status(self, build: Callable[[], Any]) -> None:
         """Publish a retained status, `build` being called when its turn comes; only the newest waits, none if down."""
@@ -177,9 +178,15 @@ class Link:
     async def _one_session(self, endpoint: Endpoint, backoff: Backoff) -> None:
         endpoint = replace(endpoint, protocol=self._protocol or endpoint.protocol)  # 5 was refused once: not every time
         will = Will(self._topics.availability, DISCONNECTED)
-        async with connect(
-            endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
-        ) as session:
+        # Whom the printer belongs to is settled once the broker has let us in, and before anything passes.
+        claim = cache(partial(self._claim, endpoint.username or ""))
+
+        def receive(message: Message) -> None:
+            claim()
+            self._receive(message)
+
+        async with connect(endpoint, subscriptions=[self._topics.commands], on_message=receive, will=will) as session:
+            await claim()
             self._protocol = session.protocol
             proved = asyncio.get_running_loop().call_later(PROVED, self._prove, session, backoff)
             try:
@@ -254,18 +261,45 @@ class Link:
 
     # ------------------------------------------------------------------------------------------------------ the outbox
 
-    def _stored(self, destinations: Destinations, payload: bytes, future: asyncio.Future[int]) -> None:
-        """An envelope is on the disk. It comes into the window when it is the next, and when there is room."""
+    def _stored(self, letters: list[Letter], future: asyncio.Future[list[int]]) -> None:
+        """Envelopes are on the disk. Each comes into the window when it is the next, and when there is room."""
         self._storing -= 1
         if future.cancelled() or future.exception() is not None:
             logger.error("%s: an envelope could not be stored: %s", self._name, future)
             self._wake()
             return
-        number = future.result()
-        caught_up, self._newest = self._newest is not None and self._read >= self._newest, number
-        if caught_up and len(self._window) < WINDOW_ROWS and not self._loading:
-            self._read = number
-            self._window.append(_Outgoing(destinations, payload, number))
+        for number, letter in zip(future.result(), letters, strict=True):
+            caught_up, self._newest = self._newest is not None and self._read >= self._newest, number
+            if caught_up and len(self._window) < WINDOW_ROWS and not self._loading:
+                self._read = number
+                self._window.append(_Outgoing(letter.destinations, letter.payload, number))
+        self._drain()
+
+    def _keep(self, letters: list[Letter], also: Write | None) -> asyncio.Future[list[int]]:
+        self._storing += 1
+        stored = self._store.put_all(letters, also)
+        stored.add_done_callback(partial(self._stored, letters))
+        return stored
+
+    def _claim(self, account: str) -> asyncio.Future[bool]:
+        claimed = self._store.claim(account)
+        claimed.add_done_callback(partial(self._claimed, list(self._volatile)))
+        return claimed
+
+    def _claimed(self, waiting: list[_Outgoing], future: asyncio.Future[bool]) -> None:
+        """When the printer is another account's now, what was in memory for the one before goes, too."""
+        if future.cancelled() or future.exception() is not None or not future.result():
+            return
+        logger.warning("%s: paired with another account: what was kept for the one before is dropped", self._name)
+        self._volatile = deque(each for each in self._volatile if each not in waiting)
+        self._window.clear()
+        self._read, self._newest, self._outdated = 0, None, self._loading
+        if not self._loading:
+            self._load()
+
+    def _look_again(self) -> None:
+        """There may be more in the outbox than was put there here."""
+        self._newest = max(self._newest or 0, self._read + 1)
         self._drain()
 
     def _load(self) -> None:
@@ -277,6 +311,10 @@ class Link:
     def _loaded(self, future: asyncio.Future[tuple[list[tuple[int, Letter]], int]]) -> None:
         self._loading = False
         if future.cancelled():
+            return
+        if self._outdated:
+            self._outdated = False
+            self._load()
             return
         found, highest = future.result()
         for number, letter in found:
@@ -352,15 +390,3 @@ class Link:
         if error is not None:  # sending it again would be refused again, and hold up what is behind it
             logger.warning("%s: an envelope is dropped: %s", self._name, error)
         return True
-
-
-def _rank(data: Any, payload: bytes, *, answers: bool) -> int:
-    if answers:
-        return ANSWER if len(payload) < LARGE else PICTURE
-    return END_OF_PRINT if data.get("event") in ENDS_OF_PRINTS else NEWS
-
-
-def _response_topic(reply_to: Message | Destinations | None) -> Destinations:
-    if isinstance(reply_to, Message):
-        return ((reply_to.response_topic, reply_to.correlation_data),) if reply_to.response_topic else ()
-    return reply_to or ()
