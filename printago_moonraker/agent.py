@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from printago_moonraker import __version__, systemd
 from printago_moonraker.clock import Clock
+from printago_moonraker.lock import only_one
 from printago_moonraker.pair import keep_paired
 from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
@@ -28,9 +29,12 @@ STOP_TIMEOUT = 10.0  # s; what has not ended by then is told to systemd by the e
 
 
 async def run(settings: Config) -> int:
-    """Serve all printers until SIGTERM or SIGINT; returns the exit code. Cancelling is safe and stops everything."""
+    """Serve all printers until SIGTERM or SIGINT; returns the exit code. Cancelling is safe and stops everything.
+
+    Raises AgentError: another agent does so already.
+    """
     logger.info("printago-moonraker %s, configuration %s", __version__, settings.path)
-    with _signals() as stop:
+    with only_one(settings.printago.data_path), _signals() as stop:
         sessions = asyncio.create_task(_sessions(settings))
         stopping = asyncio.create_task(stop.wait())
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import os.path
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -58,6 +59,7 @@ class Clock:
         self._just_started = just_started or _has_just_started
         self._synchronised = synchronised or _is_synchronised
         self._passed: tuple[float, float] | None = None  # a time that has passed, and the monotonic time of knowing it
+        self._witnessed = False  # by a command; not by what this host has written, when its clock was ahead perhaps
         self._agreed: float | None = None  # wall minus monotonic time when a command's time agreed
         self._said = Trust.VERIFIED
 
@@ -91,8 +93,10 @@ class Clock:
         }.get(self.trust())
 
     def has_passed(self, at: float) -> None:
-        """That unix time is known to lie in the past."""
-        self._passed = at, self._monotonic()
+        """That unix time was written by this host, so it lies in the past, or the clock was ahead then. A command that
+        is sent now knows better.
+        """
+        self._passed, self._witnessed = (at, self._monotonic()), False
 
     def deadline(
         self,
@@ -129,13 +133,15 @@ class Clock:
             raise Expired("The command expired while it waited for its turn.")
 
     def _left_without_clock(self, last: float, live: bool, max_age: float) -> float:
-        known = self._passed[0] + self._monotonic() - self._passed[1] if self._passed else -math.inf
+        known = -math.inf
+        if self._passed and (self._witnessed or not live):
+            known = self._passed[0] + self._monotonic() - self._passed[1]
         if known >= last:
             raise Expired(f"The command expired at {_iso(last)}, which is known to have passed.")
         if not live:
             raise Expired(
                 f"{self.complaint()} Whether this command, which the broker has kept, is still wanted cannot be told; "
-                "send it again."
+                "send it again, with a new id."
             )
         return min(max_age, last - known)
 
@@ -149,7 +155,7 @@ class Clock:
     def _heard(self, timestamp: float) -> None:
         """The time of a command that was sent just now. The newest counts: one sender with a wrong clock passes."""
         now = self._monotonic()
-        self._passed = timestamp, now
+        self._passed, self._witnessed = (timestamp, now), True
         self._agreed = self._wall() - now if abs(self._wall() - timestamp) <= TOLERANCE else None
 
     def _judge(self) -> Trust:
@@ -170,12 +176,17 @@ def _iso(at: float) -> str:
 
 
 def _has_just_started() -> bool:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) < SETTING and any(file.exists() for file in _SAVED)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) < SETTING and any(map(_exists, _SAVED))
+
+
+def _exists(file: Path) -> bool:
+    """Never raises: `Path.exists` does, before Python 3.12, where a folder above may not be searched."""
+    return os.path.exists(file)  # noqa: PTH110
 
 
 def _is_synchronised() -> bool:
     """Whether the system says so: timesyncd's mark, or the kernel's flag, which chrony and ntpd keep."""
-    if _TIMESYNCD.exists():
+    if _exists(_TIMESYNCD):
         return True
     try:
         state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))  # a zeroed struct timex only asks

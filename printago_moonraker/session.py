@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from printago_moonraker.clock import Clock
     from printago_moonraker.config import Config, PrinterConfig
+    from printago_moonraker.events import Event
     from printago_moonraker.printago.endpoint import Message
     from printago_moonraker.printago.store import Destinations, Record, Store, Write
     from printago_moonraker.printer.prints import Transition
 
 logger = logging.getLogger(__name__)
 
-PRINT_EVENTS = frozenset(change.value for change in Change)
 FIRST_LOOK = 5.0  # s in which commands wait for the printer to come into sight
 PROVED = 5.0  # s; what accepts and drops, or hangs at the first question, is no Moonraker to go back to at once
 MOONRAKER_BACKOFF = 10.0  # s at most between two attempts: it is on this host or near, and a print may be under way
@@ -179,7 +179,7 @@ class Session:
         *,
         also: Write | None,
         at: datetime,
-    ) -> asyncio.Future[int] | None:
+    ) -> asyncio.Future[list[int]] | None:
         return self._link.send(kind, data, command=echo, reply_to=reply_to, also=also, at=at)
 
     def _send_status(self) -> None:
@@ -193,11 +193,16 @@ class Session:
         self._image_due = self._image_due and not with_image
         return status.build(self.printer, with_image=with_image)
 
-    def _emit(self, name: str, payload: dict[str, Any], also: Write | None = None) -> None:
-        self._link.send("event", {"event": name, **payload}, also=also)
-        # For a cloud that knows only the plugin each `error` answers a command: it must not take news for an answer.
-        if name == "Error" and self._settings.printago.dialect != Dialect.OCTOPRINT:
-            self._link.send("error", trouble(payload))
+    def _emit(self, name: str, payload: dict[str, Any]) -> None:
+        self._tell([(name, payload)])
+
+    def _tell(self, events: list[Event], also: Write | None = None) -> None:
+        """Send events of one moment; all of them are stored, with what `also` writes, or none is."""
+        self._link.send_events(events, also)
+        for name, payload in events:
+            # For a cloud that knows only the plugin each `error` answers a command: news must not look like one.
+            if name == "Error" and self._settings.printago.dialect != Dialect.OCTOPRINT:
+                self._link.send("error", trouble(payload))
 
     # ---------------------------------------------------------------------------------------------- from the printer
 
@@ -261,16 +266,15 @@ class Session:
 
     def _on_change(self, transitions: list[Transition]) -> None:
         """After every change of the printer: what happened goes out as events, how it stands as a status."""
-        news, told = self._news_of_the_print(), len(transitions)
+        news = self._news_of_the_print()
         self._image_due |= any(each.change is Change.STARTED for each in transitions)
-        if news is not None and not told:
+        events = list(self._events.events(transitions))
+        if events:  # the print and what is told of it are written together
+            self._tell(events, news)
+        elif news is not None:
             self._store.save(news, lazy=True)
-        for name, payload in self._events.events(transitions):
-            told -= name in PRINT_EVENTS
-            last = name in PRINT_EVENTS and not told  # the print and the last that is told of it are written together
-            self._emit(name, payload, news if last else None)
-            if name == "Connected":
-                self._announce_news()
+        if any(name == "Connected" for name, _ in events):
+            self._announce_news()
         self._image_due |= self._file.look()
         self._reporter.mark()
 

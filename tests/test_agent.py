@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import pytest
 from printago_moonraker import agent
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.config import Config, MqttSection, PrinterConfig
+from printago_moonraker.errors import AgentError
+from printago_moonraker.lock import only_one
 from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import topics_for
 from tests.fakes.klipper import make_config
@@ -50,6 +53,51 @@ async def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals)
                 await cloud.wait_for(lambda each: each["data"].get("event") == "Shutdown")
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_only_one_agent_has_a_folder(tmp_path: Path) -> None:
+    """A second one ends with a sentence and does nothing; when the first is gone, the next may run."""
+    config = settings(tmp_path, 1, "a")
+    first = asyncio.create_task(agent.run(config))
+    await asyncio.sleep(0.05)
+    with pytest.raises(AgentError, match=r"Another agent runs with the data_path .*: stop that one first"):
+        await agent.run(config)
+    assert not first.done()
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(agent.run(config))
+    done, _ = await asyncio.wait([second], timeout=0.1)
+    assert not done
+    second.cancel()
+    await asyncio.wait([second])
+
+
+async def test_a_killed_agent_frees_its_folder(tmp_path: Path) -> None:
+    """The lock is the process's: nothing is left behind that a person would have to remove."""
+    code = f"""
+import os, time
+from pathlib import Path
+from printago_moonraker.lock import only_one
+with only_one(Path({str(tmp_path)!r})):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"mine\n"
+    with pytest.raises(AgentError), only_one(tmp_path):
+        pass
+    process.kill()
+    await process.wait()
+    with only_one(tmp_path):
+        assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a local disk
+
+
+async def test_a_folder_that_cannot_be_made_stops_no_agent(tmp_path: Path) -> None:
+    """Memory has to do then, and there is nothing to protect."""
+    (tmp_path / "file").touch()
+    with only_one(tmp_path / "file" / "data"), only_one(tmp_path / "file" / "data"):
+        pass
 
 
 async def test_it_stops_without_its_peers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,39 @@ def test_what_was_written_has_passed() -> None:
     assert clock.trust() is Trust.WRONG
     host.off = 0.0
     assert clock.trust() is Trust.UNVERIFIED
+
+
+def test_what_a_clock_wrote_that_was_ahead_refuses_nothing_that_is_sent_now() -> None:
+    """A live command knows better than the store; what the broker has kept is refused, and a command's time ends it."""
+    host = Host()
+    clock = host.clock()
+    clock.has_passed(REAL.timestamp() + 4 * YEARS)
+    assert left(clock, host, live=True, expires_at=host.real(100)) == LIMIT
+    with pytest.raises(Expired):
+        left(clock, host, expires_at=host.real(100))
+    assert left(clock, host, live=True, timestamp=host.real()) == LIMIT
+    assert clock.trust() is Trust.VERIFIED
+    assert left(clock, host, expires_at=host.real(100)) == 100
+
+
+def test_a_command_that_cannot_be_judged_wants_a_new_id() -> None:
+    """With the same one, the stored refusal would be all that its sender gets."""
+    host = Host(off=-YEARS)
+    with pytest.raises(Expired, match="send it again, with a new id"):
+        left(host.clock(), host, timestamp=host.real())
+
+
+def test_a_folder_that_may_not_be_searched_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Path.exists` raises there, in Python 3.11; judging a command never does."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    monkeypatch.setattr("os.stat", forbidden)
+    assert Clock().trust() in (Trust.VERIFIED, Trust.UNVERIFIED)
+    monkeypatch.setattr("printago_moonraker.clock.SETTING", math.inf)
+    assert Clock().trust() in (Trust.VERIFIED, Trust.UNVERIFIED)
 
 
 def test_commands_that_agree_verify_the_clock_until_it_jumps() -> None:

@@ -27,8 +27,10 @@ from tests.fakes.moonraker import SILENT, FakeMoonraker, Refusal
 from tests.fakes.mosquitto import mosquitto
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
+
+    from printago_moonraker.printago.store import Letter, Write
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +233,29 @@ async def test_moonraker_lost_and_back(tmp_path: Path) -> None:
         await it.push(**printing("complete"))
         await it.told("PrintDone")
         assert [event["event"] for event in it.cloud.events()].count("PrintStarted") == 1
+
+
+async def test_the_end_of_one_print_and_the_next_are_written_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the memory of the new one: a kill between two commits would tell the end of the old one twice."""
+    async with farm(tmp_path) as it:
+        await it.status("OPERATIONAL")
+        await it.push(**printing())
+        await it.told("PrintStarted")
+        kept: list[tuple[list[str], bool]] = []
+        real = it.session._store.put_all
+
+        def put_all(letters: Sequence[Letter], also: Write | None = None) -> asyncio.Future[list[int]]:
+            data = [json.loads(each.payload)["data"] for each in letters]
+            kept.append(([each.get("event") for each in data], also is not None))
+            return real(letters, also)
+
+        monkeypatch.setattr(it.session._store, "put_all", put_all)
+        await it.push(print_stats={"state": "printing", "filename": "other.gcode", "total_duration": 0.5})
+        await it.told("PrintStarted", path="other.gcode")
+        (batch,) = [(names, also) for names, also in kept if "PrintStarted" in names]
+        assert batch == (["PrintCancelled", "PrintStarted"], True)
 
 
 async def test_printago_lost_and_back(tmp_path: Path) -> None:

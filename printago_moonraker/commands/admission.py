@@ -86,7 +86,8 @@ def read(message: Message, context: Context, clock: Clock) -> Order:
         key = f"id:{command.id}"
     else:
         digest = hashlib.sha256(message.payload).hexdigest()
-        key = f"sha256:{digest}:{time.time_ns()}.{next(_serial)}"
+        # How the ledger finds what the broker sends again: its bytes, and the packet identifier before the dot.
+        key = f"sha256:{digest}:{message.mid}.{time.time_ns()}.{next(_serial)}"
     return Order(message, command.echo, key, work=work)
 
 

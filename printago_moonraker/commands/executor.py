@@ -51,6 +51,10 @@ class SendAnswer(Protocol):
     ) -> asyncio.Future[Any] | None: ...
 
 
+def _nothing() -> None:
+    """For what is acknowledged already."""
+
+
 class Executor:
     """Carries out one printer's commands. Its tasks live in the given group: a lost link takes no command with it."""
 
@@ -131,8 +135,9 @@ class Executor:
         acknowledge()  # the answer of one that still runs will come
 
     def _begin(self, order: Order, acknowledge: Callable[[], None]) -> bool:
-        """Start the work, or say why not; False when neither can be. What is noted may be acknowledged now; what is
-        not, once it is answered, so that the broker brings it again after a crash.
+        """Start the work, or say why not; False when neither can be. It is acknowledged once it is under way: what is
+        noted is safe, and of what is not a crash costs a question that can be asked again. A camera that says nothing
+        must not hold back all later acknowledgements, and with them, by the broker's window, all later commands.
         """
         try:
             if order.work is None:
@@ -142,8 +147,7 @@ class Executor:
             logger.info("refused %s: %s", order, refusal)
             self._fail(order, refusal, acknowledge)
             return True
-        answered = acknowledge if order.key is None else _nothing
-        life = self._live(order, order.work, answered)
+        life = self._live(order, order.work)
         try:
             task = self._tasks.create_task(life, name=f"command {order.work.name}")
         except RuntimeError:  # the session is ending: the broker keeps the command for the next one
@@ -151,12 +155,11 @@ class Executor:
             if order.key is not None:
                 self._ledger.forget(order.key)
             return False
-        if order.key is not None:
-            acknowledge()
-        task.add_done_callback(partial(self._stopped, order, answered))
+        acknowledge()
+        task.add_done_callback(partial(self._stopped, order))
         return True
 
-    async def _live(self, order: Order, work: Work, answered: Callable[[], None]) -> None:
+    async def _live(self, order: Order, work: Work) -> None:
         try:
             with self._context_of(work) as context:
                 async with context.lanes.turn(work.entry.lane, reserved=True):
@@ -167,20 +170,20 @@ class Executor:
                     answer = await work.entry.handler(context, work.parameters)
         except errors.CommandError as error:
             logger.info("%s: %s: %s", order, error.code, error)
-            self._fail(order, error, answered)
+            self._fail(order, error)
         except RpcTimeout as error:
             logger.info("%s: %s", order, error)
-            self._fail(order, errors.OutcomeUnknown(f"{error} The outcome is unknown."), answered)
+            self._fail(order, errors.OutcomeUnknown(f"{error} The outcome is unknown."))
         except errors.AgentError as error:
             # Moonraker refused or vanished in a place where the handler had no word of its own for it.
             logger.info("%s: %s", order, error)
-            self._fail(order, errors.PrinterOffline(str(error)), answered)
+            self._fail(order, errors.PrinterOffline(str(error)))
         except Exception:
             # A defect in one handler must leave neither the cloud without an answer nor the printer without an agent.
             logger.exception("%s: an unexpected error", order)
-            self._fail(order, errors.Internal("The agent failed; its log has the details."), answered)
+            self._fail(order, errors.Internal("The agent failed; its log has the details."))
         else:
-            self._finish(order, answer.type, answer.data, answered)
+            self._finish(order, answer.type, answer.data)
 
     @contextmanager
     def _context_of(self, work: Work) -> Iterator[Context]:
@@ -196,21 +199,21 @@ class Executor:
         if patience > 0 and not work.entry.is_repeatable(work.parameters):
             await self._context.printer.until(lambda: state.klippy is not KlippyState.UNKNOWN, patience)
 
-    def _stopped(self, order: Order, answered: Callable[[], None], task: asyncio.Task[None]) -> None:
+    def _stopped(self, order: Order, task: asyncio.Task[None]) -> None:
         """A cancelled command gets its answer here, because one that is cancelled before its first step never runs."""
         if task.cancelled():
             sentence = "The agent was stopped while the command ran; its outcome is unknown."
-            self._fail(order, errors.Cancelled(sentence), answered)
+            self._fail(order, errors.Cancelled(sentence))
 
-    def _fail(self, order: Order, error: errors.CommandError, answered: Callable[[], None]) -> None:
+    def _fail(self, order: Order, error: errors.CommandError, answered: Callable[[], None] = _nothing) -> None:
         # Here, once for all: a refusal may quote what came.
         data: dict[str, Any] = {"error": printable(str(error), _MAX_SENTENCE), "code": error.code}
         if error.details is not None:
             data["details"] = error.details
         self._finish(order, "error", data, answered)
 
-    def _finish(self, order: Order, kind: str, data: dict[str, Any], answered: Callable[[], None]) -> None:
-        """Answer, and in the same transaction note that it has ended."""
+    def _finish(self, order: Order, kind: str, data: dict[str, Any], answered: Callable[[], None] = _nothing) -> None:
+        """Answer, and in the same transaction note that it has ended; then call `answered`."""
         at = self._clock.now()
         end = self._ledger.ended(order.key, kind, data, at.timestamp()) if order.key is not None else None
         stored = self._answer(kind, data, order.echo, order.message, also=end, at=at)
@@ -218,7 +221,3 @@ class Executor:
             answered()
         else:
             stored.add_done_callback(lambda future: None if future.cancelled() else answered())
-
-
-def _nothing() -> None:
-    """For what is acknowledged already."""

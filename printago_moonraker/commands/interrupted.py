@@ -35,7 +35,10 @@ async def answer_interrupted(
     if not records:
         return
     await printer.until(lambda: printer.state.klippy in _SEEN, PATIENCE)
+    left = {record.key for record in await ledger.unfinished()}
     for record in records:
+        if record.key not in left:
+            continue  # it was another account's command, and this printer is that one's no longer
         what = f"{record.name} of {printable(record.subject)}" if record.subject else record.name or "the command"
         shown = await _shown(printer, record)
         error = errors.Interrupted(f"The agent was stopped while {what} was under way. {shown}")

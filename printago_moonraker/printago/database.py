@@ -1,7 +1,8 @@
 """One SQLite file and the one thread that touches it: the event loop never waits for a disk.
 
 Group commit: whatever was submitted while a commit ran goes into the next one. A disk that is full, read-only or gone
-is no reason to stop: the contents go on in memory, and back into the file when it can be written again.
+is no reason to stop: the contents go on in memory, and back into the file when it can be written again. What a file
+holds that could not even be read is not overwritten then, but joined to what memory holds.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import asyncio
 import logging
 import os
 import queue
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
 logger = logging.getLogger(__name__)
@@ -39,11 +42,9 @@ _PRAGMAS = """
     PRAGMA journal_size_limit = 2097152;
 """
 
-# What a piece of work may raise by a mistake of its own; everything else of SQLite's is the disk's fault.
-_MISTAKES = (
-    sqlite3.IntegrityError, sqlite3.ProgrammingError, ArithmeticError, AttributeError, LookupError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
+# What SQLite raises by a mistake of the work; everything else of its own is the disk's fault.
+_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's disk in memory; only a new folder of our own in it is used
 
 T = TypeVar("T")
 
@@ -64,12 +65,24 @@ class _Job:
 class Database:
     """A context manager. `path` None: in memory only.
 
-    `migrations` are scripts of SQL; the file's `user_version` counts those that it has had.
+    `migrations` are scripts of SQL; the file's `user_version` counts those that it has had. `merge` is called in the
+    thread, within a transaction, when memory had to begin without what the file holds: it takes the tables of the
+    schema `file` into those of `main`. `merged` is called on the event loop after that.
     """
 
-    def __init__(self, path: Path | None, migrations: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        migrations: Sequence[str],
+        *,
+        merge: Callable[[sqlite3.Connection], None] | None = None,
+        merged: Callable[[], None] | None = None,
+    ) -> None:
         self._path = path
         self._migrations = migrations
+        self._merge = merge
+        self._merged = merged
+        self._whole = True  # memory holds all that the file does, or is not in use
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._retry_at: float | None = None  # monotonic; set while memory stands in for the file
@@ -108,15 +121,23 @@ class Database:
     # ------------------------------------------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
-        connection = self._open()
+        connection: sqlite3.Connection | None = None
         while True:
             jobs = self._next()
             work = [job for job in jobs if job.work is not None]
-            connection = self._return(connection)
-            connection, outcomes = self._commit(connection, work)
+            outcomes: list[Any]
+            try:
+                connection = self._return(connection or self._open())
+                connection, outcomes = self._commit(connection, work)
+            except Exception as error:
+                # A thread that ended here would leave everyone waiting, for ever; out of memory, for example.
+                logger.exception("the database failed")
+                outcomes = [error] * len(work)
+                if not self._in_memory:
+                    _closed(connection)
+                    connection = None  # whatever state it was in: the file is opened anew
             if len(work) < len(jobs):
-                with suppress(sqlite3.Error):
-                    connection.close()
+                _closed(connection)
                 self._deliver(jobs, [*outcomes, None])
                 return
             self._deliver(jobs, outcomes)
@@ -149,13 +170,18 @@ class Database:
     def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> tuple[sqlite3.Connection, list[Any]]:
         """One transaction. What fails for the disk's sake is done again in memory; a mistake takes nothing with it."""
         try:
-            return connection, _transaction(connection, jobs)
-        except (sqlite3.Error, *_MISTAKES) as error:
-            if isinstance(error, _MISTAKES) or self._in_memory:
-                if len(jobs) <= 1:
-                    return connection, [error] * len(jobs)
-                return connection, [self._commit(connection, [job])[1][0] for job in jobs]
-            return self._commit(self._recover(connection, error), jobs)
+            return connection, _transaction(connection, [job.work for job in jobs if job.work is not None])
+        except Exception as error:
+            mistake = isinstance(error, _MISTAKES) or not isinstance(error, sqlite3.Error)
+            if not (mistake or self._in_memory):
+                return self._commit(self._recover(connection, error), jobs)
+            if len(jobs) <= 1:
+                return connection, [error] * len(jobs)
+        outcomes: list[Any] = []
+        for job in jobs:  # one by one: the disk may fail in the middle, and then it is another connection
+            connection, outcome = self._commit(connection, [job])
+            outcomes += outcome
+        return connection, outcomes
 
     # -------------------------------------------------------------------------------------------------------- the file
 
@@ -174,7 +200,10 @@ class Database:
     def _open_file(self, path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # SQLite gives its other files the permissions of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _close_to_others(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for ending in ("-wal", "-shm"):
+            with suppress(OSError):
+                _close_to_others(os.open(f"{path}{ending}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
         connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
         try:
             connection.executescript(_PRAGMAS)
@@ -210,19 +239,26 @@ class Database:
             except (OSError, sqlite3.Error, _Unusable) as second:
                 error = second
         logger.warning("%s cannot be written (%s): what must not be lost is kept in memory only", self._path, error)
+        memory = self._read(self._path, connection)
+        self._whole = self._whole and memory is not None
         self._retry_at = time.monotonic() + RETRY
-        try:
-            return self._copy(connection or _open_for_reading(self._path))
-        except (sqlite3.Error, _Unusable) as unreadable:
-            logger.debug("%s cannot be read either: %s", self._path, unreadable)
-            return self._memory()
+        return memory or self._memory()
+
+    def _read(self, path: Path, connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
+        """All of the file, in memory; None when there is no way to read it."""
+        given = () if connection is None else (lambda _: closing(connection),)
+        for way in (*given, *_WAYS_TO_READ):
+            try:
+                with way(path) as source:
+                    return self._copy(source)
+            except (OSError, sqlite3.Error, _Unusable) as error:
+                logger.debug("%s cannot be read either: %s", path, error)
+        return None
 
     def _copy(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """What can still be read comes along into memory."""
+        _check(connection)
         memory = sqlite3.connect(":memory:", isolation_level=None)
-        with closing(connection):
-            _check(connection)
-            connection.backup(memory)
+        connection.backup(memory)
         self._migrate(memory)
         return memory
 
@@ -234,6 +270,8 @@ class Database:
         try:
             file = self._open_file(self._path)
             try:
+                if not self._whole:
+                    self._take_in(memory, self._path)
                 memory.backup(file)  # one transaction
             except BaseException:
                 file.close()
@@ -249,6 +287,19 @@ class Database:
         memory.close()
         return file
 
+    def _take_in(self, memory: sqlite3.Connection, path: Path) -> None:
+        """What the file holds comes into memory, which had to begin without it."""
+        if self._merge is not None:
+            memory.execute("ATTACH ? AS file", (str(path),))
+            try:
+                _transaction(memory, [self._merge])
+            finally:
+                memory.execute("DETACH file")
+        self._whole = True
+        if self._merged is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._merged)
+
     def _set_aside(self, path: Path, error: Exception) -> None:
         at = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         aside = path.with_name(f"{path.name}.corrupt-{at}")
@@ -260,9 +311,54 @@ class Database:
             old.unlink(missing_ok=True)
 
 
-def _open_for_reading(path: Path) -> sqlite3.Connection:
-    """Where nothing can be written, the log beside the file cannot be read either: what it holds is left out."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+@contextmanager
+def _alone(path: Path) -> Iterator[sqlite3.Connection]:
+    """On a full disk: who has the file alone needs no new file beside it to read the log."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        yield connection
+
+
+@contextmanager
+def _only_reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Where nothing can be written, and the file beside it is there."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as connection:
+        yield connection
+
+
+@contextmanager
+def _elsewhere(path: Path) -> Iterator[sqlite3.Connection]:
+    """Where nothing can be written, SQLite reads the log only after a look into a file that is not there: a copy of
+    both in memory, or wherever there is room, is what it can open.
+    """
+    room = str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="printago-", dir=room) as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(path.with_name(f"{path.name}-wal"), copy.with_name(f"{copy.name}-wal"))
+        with closing(sqlite3.connect(copy)) as connection:
+            yield connection
+
+
+_WAYS_TO_READ = (_alone, _only_reading, _elsewhere)
+
+
+def _close_to_others(fd: int) -> None:
+    """A file of ours that others may read, from an older version or a restored backup, is theirs no longer."""
+    try:
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            with suppress(OSError):  # some file systems have no permissions
+                os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def _closed(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        with suppress(sqlite3.Error):
+            connection.close()
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -271,12 +367,12 @@ def _check(connection: sqlite3.Connection) -> None:
         raise _Unusable(finding)
 
 
-def _transaction(connection: sqlite3.Connection, jobs: list[_Job]) -> list[Any]:
-    if not jobs:
+def _transaction(connection: sqlite3.Connection, works: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    if not works:
         return []
     connection.execute("BEGIN")
     try:
-        outcomes = [job.work(connection) for job in jobs if job.work is not None]
+        outcomes = [work(connection) for work in works]
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite may have rolled it back by itself

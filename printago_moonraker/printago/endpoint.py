@@ -89,6 +89,7 @@ class Will:
 @dataclass(frozen=True)
 class Message:
     """An incoming publication. `expiry` is in seconds from its arrival; `live`: it was not kept for us by the broker.
+    `mid` is the packet identifier, which is the same when the broker sends it again (MQTT 5 section 4.4), or 0.
 
     The broker keeps a QoS 1 message, and sends it again, until `ack` is called. Calling it twice, or when the session
     is gone, does nothing. MQTT wants acknowledgements in the order of the messages (section 4.6).
@@ -104,6 +105,7 @@ class Message:
     expiry: int | None
     ack: Callable[[], None] = field(repr=False, compare=False)
     live: bool = False
+    mid: int = 0
 
 
 _contexts: WeakValueDictionary[tuple[Path | None, ...], ssl.SSLContext] = WeakValueDictionary()

@@ -1,7 +1,6 @@
 """Keeps one printer's MQTT session up, and sends what the printer has to say: in order, and at least once.
 
-What must not be lost is in the store before it is sent, and leaves it when the broker has acknowledged it. Only a
-window of it is in memory: a farm's outage may be long.
+What must not be lost is in the outbox before it is sent, and leaves it when the broker has acknowledged it.
 """
 
 from __future__ import annotations
@@ -10,49 +9,37 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import ConfigError, ConnectionLost, LinkError, LoginRefused, NotPaired
 from printago_moonraker.printago.answers import NotNow
 from printago_moonraker.printago.backlog import Backlog
+from printago_moonraker.printago.limits import PICTURE
 from printago_moonraker.printago.mqtt import Endpoint, Message, MqttSession, Will, connect
+from printago_moonraker.printago.outbox import Outbox, Outgoing
 from printago_moonraker.printago.pairing import advice
-from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, PICTURE, Destinations, Letter
+from printago_moonraker.printago.writer import STORED, Writer
 from printago_moonraker.supervise import supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from printago_moonraker.backoff import Backoff
     from printago_moonraker.printago.envelope import EnvelopeCodec, Topics
     from printago_moonraker.printago.login import Login
-    from printago_moonraker.printago.store import PrinterStore, Write
+    from printago_moonraker.printago.store import Destinations, PrinterStore, Write
 
 logger = logging.getLogger(__name__)
 
-WINDOW_ROWS, WINDOW_BYTES = 64, 256 * 1024  # of the outbox in memory; the rest waits in the store
 VOLATILE = 100  # answers that wait in memory for the session's window; what comes on top waits in the store
 PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents share a client ID and throw each other out
 COMPLAINTS = 50  # that are remembered
 GOODBYE = 2.0  # seconds that stopping may take
 
-STORED = frozenset({"event", "success", "error", "response"})
-LARGE = 64 * 1024  # bytes; of answers only a picture is: it can be asked for again, what it would push out cannot
-ENDS_OF_PRINTS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 CONNECTED, DISCONNECTED = b"connected", b"disconnected"
-
-
-@dataclass(eq=False)
-class _Outgoing:
-    """An envelope in memory. `number` is the store's, None for what is not kept; `answers`: somebody waits for it."""
-
-    destinations: Destinations
-    payload: bytes
-    number: int | None
-    answers: bool = True
 
 
 class Link:
@@ -74,6 +61,7 @@ class Link:
         self._told = ""  # what is wrong with the credentials
         self._topics = topics
         self._codec = codec
+        self._writer = Writer(codec, topics)
         self._store = store
         self._on_command = on_command
         self._on_up = on_up
@@ -81,13 +69,9 @@ class Link:
         self._session: MqttSession | None = None
         self._backlog = Backlog()
         self._complaints: set[str] = set()  # what has been said of envelopes that nobody takes
-        self._volatile: deque[_Outgoing] = deque()  # what is not stored and waits for the session's window
-        self._window: deque[_Outgoing] = deque()  # what is stored and comes next
-        self._unacknowledged: dict[_Outgoing, None] = {}  # what this session has been given, in order
-        self._read = 0  # the number up to which the outbox is, or was, in the window
-        self._newest: int | None = None  # the highest number in the outbox; unknown until it is first looked into
-        self._loading = False
-        self._storing = 0
+        self._volatile: deque[Outgoing] = deque()  # what is not stored and waits for the session's window
+        self._outbox = Outbox(store, name, self._drain)
+        self._unacknowledged: dict[Outgoing, None] = {}  # what this session has been given, in order
         self._in_flight = 0  # publications, to be kept within the session's window
         self._status: Callable[[], Any] | None = None  # makes the newest one, when there is one to send
         self._status_in_flight = False
@@ -104,8 +88,7 @@ class Link:
         Cancel to stop: what is in the outbox goes out, it says `disconnected` and disconnects, within 4 s in all.
         `on_up` is to be quick.
         """
-        if self._newest is None and not self._loading:
-            self._load()
+        self._outbox.open()
         await supervise(self._name, self._attempt, pause=self._login.pause)
 
     def send(
@@ -117,7 +100,7 @@ class Link:
         reply_to: Message | Destinations | None = None,
         also: Write | None = None,
         at: datetime | None = None,
-    ) -> asyncio.Future[int] | None:
+    ) -> asyncio.Future[list[int]] | None:
         """Put an envelope of this moment (or of `at`) into the outbox, where it stays until the broker has acknowledged
         it. Statuses and pairings are not stored: what is old of them is of no use; then the result is None. (But for
         answers of which there are more than may wait in memory: somebody waits for each.) Else it is done when the
@@ -126,25 +109,27 @@ class Link:
         `command` is the echo of the command it answers, `reply_to` that command's message, or where else it shall go:
         the answer goes also to its Response Topic.
         """
-        at = at or datetime.now(UTC)
-        payload = self._codec.encode(kind, data, at=at, command=command)
-        destinations = ((self._topics.message(kind), None), *_response_topic(reply_to))
+        letter = self._writer.letter(kind, data, at or datetime.now(UTC), command=command, reply_to=reply_to)
         answers = command is not None
-        if kind not in STORED and not (answers and len(self._volatile) >= VOLATILE):
-            self._keep(_Outgoing(destinations, payload, None, answers))
-            self._drain()
-            return None
-        rank = _rank(data, payload, answers=answers) if kind in STORED else PICTURE  # it can be asked for again
-        self._storing += 1
-        stored = self._store.put(Letter(destinations, payload, rank, at.timestamp()), also)
-        stored.add_done_callback(partial(self._stored, destinations, payload))
-        return stored
-
-    def _keep(self, outgoing: _Outgoing) -> None:
-        if outgoing.answers:
+        if kind in STORED:
+            return self._outbox.put([letter], also)
+        if answers and len(self._volatile) >= VOLATILE:
+            return self._outbox.put([replace(letter, rank=PICTURE)], also)  # it can be asked for again
+        outgoing = Outgoing(letter.destinations, letter.payload, None, answers)
+        if answers:
             self._volatile.append(outgoing)
         else:  # a pairing: who speaks is told first, and as it is now
             self._volatile = deque([outgoing, *(each for each in self._volatile if each.answers)])
+        self._drain()
+        return None
+
+    def send_events(self, events: Iterable[tuple[str, dict[str, Any]]], also: Write | None = None) -> None:
+        """Put events of this moment, by name and payload, into the outbox: with what `also` writes, all of them are on
+        the disk or none is.
+        """
+        at = datetime.now(UTC)
+        letters = [self._writer.letter("event", {"event": name, **payload}, at) for name, payload in events]
+        self._outbox.put(letters, also)
 
     def send_status(self, build: Callable[[], Any]) -> None:
         """Publish a retained status, `build` being called when its turn comes; only the newest waits, none if down."""
@@ -187,9 +172,15 @@ class Link:
         endpoint = replace(endpoint, protocol=self._protocol or endpoint.protocol)  # 5 was refused once: not every time
         will = Will(self._topics.availability, DISCONNECTED)
         self._backlog = Backlog()
-        async with connect(
-            endpoint, subscriptions=[self._topics.commands], on_message=self._receive, will=will
-        ) as session:
+        # Whom the printer belongs to is settled once the broker has let us in, and before anything passes.
+        claim = cache(partial(self._claim, endpoint.username or ""))
+
+        def receive(message: Message) -> None:
+            claim()
+            self._receive(message)
+
+        async with connect(endpoint, subscriptions=[self._topics.commands], on_message=receive, will=will) as session:
+            await claim()
             self._protocol = session.protocol
             proved = asyncio.get_running_loop().call_later(PROVED, self._prove, session, backoff)
             try:
@@ -239,14 +230,13 @@ class Link:
 
     def _is_idle(self) -> bool:
         """Whether all that was said is with the broker."""
-        waiting = self._storing or self._loading or self._volatile or self._window or self._unacknowledged
-        return not waiting and self._read >= (self._newest or 0)
+        return self._outbox.is_empty and not (self._volatile or self._unacknowledged)
 
     def _end_session(self) -> None:
         self._session = None
         self._status, self._status_in_flight, self._in_flight = None, False, 0
         again, self._unacknowledged = list(self._unacknowledged), {}  # the next session sends them again
-        self._window.extendleft(reversed([each for each in again if each.number is not None]))
+        self._outbox.give_back(each for each in again if each.number is not None)
         self._volatile.extendleft(reversed([each for each in again if each.number is None]))
         self._volatile = deque(each for each in self._volatile if each.answers)  # `on_up` pairs anew
 
@@ -267,56 +257,33 @@ class Link:
 
     # ------------------------------------------------------------------------------------------------------ the outbox
 
-    def _stored(self, destinations: Destinations, payload: bytes, future: asyncio.Future[int]) -> None:
-        """An envelope is on the disk. It comes into the window when it is the next, and when there is room."""
-        self._storing -= 1
-        if future.cancelled() or future.exception() is not None:
-            logger.error("%s: an envelope could not be stored: %s", self._name, future)
-            self._wake()
-            return
-        number = future.result()
-        caught_up, self._newest = self._newest is not None and self._read >= self._newest, number
-        if caught_up and len(self._window) < WINDOW_ROWS and not self._loading:
-            self._read = number
-            self._window.append(_Outgoing(destinations, payload, number))
-        self._drain()
+    def _claim(self, account: str) -> asyncio.Future[bool]:
+        claimed = self._store.claim(account)
+        claimed.add_done_callback(partial(self._claimed, list(self._volatile)))
+        return claimed
 
-    def _load(self) -> None:
-        """Read the next of the outbox into the window."""
-        self._loading = True
-        rows = WINDOW_ROWS - len(self._window)
-        self._store.load(self._read, rows, WINDOW_BYTES).add_done_callback(self._loaded)
-
-    def _loaded(self, future: asyncio.Future[tuple[list[tuple[int, Letter]], int]]) -> None:
-        self._loading = False
-        if future.cancelled():
+    def _claimed(self, waiting: list[Outgoing], future: asyncio.Future[bool]) -> None:
+        """When the printer is another account's now, what was in memory for the one before goes, too."""
+        if future.cancelled() or future.exception() is not None or not future.result():
             return
-        found, highest = future.result()
-        for number, letter in found:
-            self._window.append(_Outgoing(letter.destinations, letter.payload, number))
-            self._read = number
-        self._newest = max(self._newest or 0, highest)
-        if not found:  # whatever was there is gone, for want of room
-            self._read = self._newest
-        self._drain()
+        logger.warning("%s: paired with another account: what was kept for the one before is dropped", self._name)
+        self._volatile = deque(each for each in self._volatile if each not in waiting)
+        self._outbox.begin_anew()
 
     def _drain(self) -> None:
         """Publish as much as the session's window takes; each acknowledgement calls it again."""
         session = self._session
         if session is not None:
             self._drain_status(session)
-            for queue in (self._volatile, self._window):
-                while queue and self._in_flight < session.window:
-                    self._publish(session, queue.popleft())
-        if len(self._window) <= WINDOW_ROWS // 2 and self._read < (self._newest or 0) and not self._loading:
-            self._load()
-        self._wake()
-
-    def _wake(self) -> None:
+            while self._volatile and self._in_flight < session.window:
+                self._publish(session, self._volatile.popleft())
+            while self._outbox and self._in_flight < session.window:
+                self._publish(session, self._outbox.take())
+        self._outbox.refill()
         if self._is_idle():
             self._idle.set()
 
-    def _publish(self, session: MqttSession, outgoing: _Outgoing) -> None:
+    def _publish(self, session: MqttSession, outgoing: Outgoing) -> None:
         self._unacknowledged[outgoing] = None
         missing: set[asyncio.Future[None]] = set()
         for number, (topic, correlation) in enumerate(outgoing.destinations):
@@ -340,7 +307,7 @@ class Link:
     def _acknowledged(
         self,
         session: MqttSession,
-        outgoing: _Outgoing,
+        outgoing: Outgoing,
         missing: set[asyncio.Future[None]],
         future: asyncio.Future[None],
         *,
@@ -350,8 +317,7 @@ class Link:
             missing.discard(future)
             if not missing:
                 del self._unacknowledged[outgoing]
-                if outgoing.number is not None:
-                    self._store.remove([outgoing.number])
+                self._outbox.done(outgoing)
             self._drain()
 
     def _status_acknowledged(self, session: MqttSession, future: asyncio.Future[None]) -> None:
@@ -381,15 +347,3 @@ class Link:
         level = logging.DEBUG if reason in self._complaints else logging.ERROR
         self._complaints.add(reason)
         logger.log(level, "%s: an envelope is dropped: %s", self._name, reason)
-
-
-def _rank(data: Any, payload: bytes, *, answers: bool) -> int:
-    if answers:
-        return ANSWER if len(payload) < LARGE else PICTURE
-    return END_OF_PRINT if data.get("event") in ENDS_OF_PRINTS else NEWS
-
-
-def _response_topic(reply_to: Message | Destinations | None) -> Destinations:
-    if isinstance(reply_to, Message):
-        return ((reply_to.response_topic, reply_to.correlation_data),) if reply_to.response_topic else ()
-    return reply_to or ()

@@ -353,6 +353,7 @@ class MqttSession:
             correlation_data=getattr(properties, "CorrelationData", None),
             expiry=getattr(properties, "MessageExpiryInterval", None),
             ack=ack,
+            mid=message.mid,
         )
         # Not from within paho: what the consumer raises must not leave its packet reader half-way.
         self._loop.call_soon(self._deliver, arrived)
@@ -393,6 +394,5 @@ class MqttSession:
 
 
 def _close_socket(client: Client) -> None:
-    sock = client.socket()
-    if sock is not None:
+    if (sock := client.socket()) is not None:
         sock.close()

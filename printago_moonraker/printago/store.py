@@ -1,75 +1,47 @@
 """What the agent must not forget: what it still has to say, which commands it has had, and whose print is on.
 
 One SQLite file for all printers. `outbox` holds envelopes until the broker has acknowledged them, `ledger` the commands
-of the last 24 h with their answers, `jobs` a printer's print. Each table is bounded for each printer.
+of the last 24 h with their answers, `jobs` a printer's print, `accounts` whom these belong to. Outbox and ledger are
+bounded for each printer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.errors import Interrupted
 from printago_moonraker.log import printable
+from printago_moonraker.printago import tables
 from printago_moonraker.printago.database import Database
+from printago_moonraker.printago.limits import Limits, forget_old, make_room
 
 if TYPE_CHECKING:
-    import asyncio
     from pathlib import Path
     from typing import Self
 
 logger = logging.getLogger(__name__)
 
 FILE = "printago.db"
-DAY = 86400.0
-PLAUSIBLE = 1_790_000_000.0  # unix time; an older row was written before the host's clock was set, so has no age
 REDELIVERED = 60.0  # seconds in which the same bytes, marked by the broker as sent again, are the same command
-HOUSEKEEPING = 64  # pieces of work between two looks at the limits
-
-PICTURE, NEWS, ANSWER, END_OF_PRINT = range(-1, 3)  # what goes first when there is no more room, and what goes last
-
-_MIGRATIONS = (
-    """
-    CREATE TABLE outbox (
-        id INTEGER PRIMARY KEY, printer TEXT NOT NULL, rank INTEGER NOT NULL, at REAL NOT NULL, size INTEGER NOT NULL,
-        destinations TEXT NOT NULL, payload BLOB NOT NULL
-    );
-    CREATE INDEX outbox_room ON outbox (printer, rank, id, size);
-    CREATE INDEX outbox_order ON outbox (printer, id);
-    CREATE TABLE ledger (
-        printer TEXT NOT NULL, key TEXT NOT NULL, received REAL NOT NULL, name TEXT NOT NULL, subject TEXT,
-        echo TEXT NOT NULL, topic TEXT, correlation BLOB, ended REAL, kind TEXT, data TEXT,
-        PRIMARY KEY (printer, key)
-    ) WITHOUT ROWID;
-    CREATE INDEX ledger_age ON ledger (printer, received);
-    CREATE TABLE jobs (printer TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
-    """,
+SESSION = (
+    3600.0  # seconds likewise with the same packet identifier: the broker sends again as long as it keeps sessions
 )
+HOUSEKEEPING = 64  # pieces of work between two looks at the limits
 
 Write = Callable[[sqlite3.Connection], object]
 Destinations = tuple[tuple[str, bytes | None], ...]  # topic, correlation data
 
 
 @dataclass(frozen=True)
-class Limits:
-    """For each printer; ages in seconds."""
-
-    outbox_rows: int = 5000
-    outbox_bytes: int = 8 * 1024 * 1024
-    outbox_age: float = 30 * DAY
-    ledger_rows: int = 10_000
-    ledger_bytes: int = 8 * 1024 * 1024
-    ledger_age: float = DAY
-
-
-@dataclass(frozen=True)
 class Letter:
-    """An envelope on its way out. `at` is unix time, `rank` one of PICTURE, NEWS, ANSWER, END_OF_PRINT."""
+    """An envelope on its way out. `at` is unix time, `rank` is one of those in `limits`."""
 
     destinations: Destinations
     payload: bytes
@@ -105,9 +77,13 @@ class Store:
     def __init__(
         self, folder: Path | None, limits: Limits | None = None, *, trusted_time: Callable[[], float | None]
     ) -> None:
-        self._database = Database(folder / FILE if folder else None, _MIGRATIONS)
+        self._database = Database(
+            folder / FILE if folder else None, tables.MIGRATIONS, merge=self._merge, merged=self._merged
+        )
         self._limits = limits or Limits()
         self._trusted_time = trusted_time
+        self._numbers = _Numbers()
+        self._printers: dict[str, PrinterStore] = {}
 
     async def __aenter__(self) -> Self:
         """Returns when it is open. A file that cannot be used is no reason to fail, and is said in the log."""
@@ -120,52 +96,87 @@ class Store:
 
     def of(self, printer_id: str) -> PrinterStore:
         """One printer's part."""
-        return PrinterStore(printer_id, self._database, self._limits, self._trusted_time)
+        printer = PrinterStore(printer_id, self._database, self._limits, self._trusted_time, self._numbers)
+        self._printers[printer_id] = printer
+        return printer
 
     def newest(self) -> asyncio.Future[float | None]:
         """The latest time that was ever written, as unix time: it is not earlier now."""
         query = "SELECT max(time) FROM (SELECT max(received) time FROM ledger UNION ALL SELECT max(at) FROM outbox)"
         return self._database.submit(lambda connection: connection.execute(query).fetchone()[0])
 
+    def _merge(self, connection: sqlite3.Connection) -> None:
+        self._numbers.last = tables.merge(connection, self._numbers.last)
+
+    def _merged(self) -> None:
+        for printer in self._printers.values():
+            printer.on_found()
+
+
+@dataclass
+class _Numbers:
+    """The highest number of an envelope so far. The thread's: they go on where a file broke that had higher ones."""
+
+    last: int = 0
+
 
 class PrinterStore:
-    """One printer's outbox, ledger and job. Futures are done in the order of the calls, when the disk has it."""
+    """One printer's outbox, ledger and job. Futures are done in the order of the calls, when the disk has it.
+
+    `on_found` is called when envelopes may have come into the outbox that nobody has put there in this process.
+    """
 
     def __init__(
-        self, printer: str, database: Database, limits: Limits, trusted_time: Callable[[], float | None]
+        self,
+        printer: str,
+        database: Database,
+        limits: Limits,
+        trusted_time: Callable[[], float | None],
+        numbers: _Numbers,
     ) -> None:
+        self.on_found: Callable[[], object] = lambda: None
         self._printer = printer
         self._database = database
         self._limits = limits
         self._trusted_time = trusted_time
         self._works = {"outbox": count(1), "ledger": count(1)}
-        self._last_id = 0  # the thread's: numbers go on where a file broke that began with higher ones
+        self._numbers = numbers
         self._overflowing = False  # the thread's
+        self._heard: dict[str, float] = {}  # the thread's: when commands came to this process, on the loop's clock
 
     # ------------------------------------------------------------------------------------------------------ the outbox
 
     def put(self, letter: Letter, also: Write | None = None) -> asyncio.Future[int]:
         """Keep an envelope, and do `also` in the same transaction; the result is its number. Numbers only grow."""
-        destinations = json.dumps(
-            [[topic, data.hex() if data is not None else None] for topic, data in letter.destinations]
-        )
-        limit = self._oldest_allowed("outbox", self._limits.outbox_age)
+        insert = self._insert([letter], also)
+        return self._database.submit(lambda connection: insert(connection)[0])
 
-        def work(connection: sqlite3.Connection) -> int:
+    def put_all(self, letters: Sequence[Letter], also: Write | None = None) -> asyncio.Future[list[int]]:
+        """As `put`, for several at once: all of them are kept, and `also` is done, or none."""
+        return self._database.submit(self._insert(letters, also))
+
+    def _insert(self, letters: Sequence[Letter], also: Write | None) -> Callable[[sqlite3.Connection], list[int]]:
+        look = self._time_to_look("outbox")
+        now = self._trusted_time() if look else None
+        rows = [
+            (self._printer, each.rank, each.at, len(each.payload), _write_destinations(each.destinations), each.payload)
+            for each in letters
+        ]
+
+        def work(connection: sqlite3.Connection) -> list[int]:
             highest = connection.execute("SELECT max(id) FROM outbox").fetchone()[0] or 0
-            number = max(self._last_id, highest) + 1
-            connection.execute(
-                "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, self._printer, letter.rank, letter.at, len(letter.payload), destinations, letter.payload),
-            )
+            first = max(self._numbers.last, highest) + 1
+            numbers = range(first, first + len(rows))
+            for number, row in zip(numbers, rows, strict=True):
+                connection.execute("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *row))
             if also is not None:
                 also(connection)
-            if limit is not None:
-                self._make_room(connection, *limit)
-            self._last_id = number
-            return number
+            if look:
+                self._make_room(connection, now)
+            self._numbers.last = numbers.stop - 1
+            return list(numbers)
 
-        return self._database.submit(work)
+        return work
 
     def load(self, after: int, rows: int, size: int) -> asyncio.Future[tuple[list[tuple[int, Letter]], int]]:
         """The envelopes with numbers above `after`, oldest first, up to `rows` of them or about `size` bytes; and the
@@ -197,23 +208,27 @@ class PrinterStore:
 
     def begin(self, record: Record, *, redelivered: bool = False) -> asyncio.Future[Record | None]:
         """Note a command before anything moves. The result is the record of the same command when it was had before:
-        with the same key, or, when the broker has `redelivered` it, with the same key but for its serial number, within
-        the last minute or never finished. Else None.
+        with the same key; or, when the broker has `redelivered` it, with the same bytes (the key up to its last colon),
+        if that was within the last minute, or never finished, or had the same packet identifier (the key from there to
+        the dot) within the time for which the broker keeps sessions. Else None.
         """
-        limit = self._oldest_allowed("ledger", self._limits.ledger_age)
+        look, now = self._time_to_look("ledger"), asyncio.get_running_loop().time()
+        today = self._trusted_time() if look else None
 
         def work(connection: sqlite3.Connection) -> Record | None:
-            earlier = self._find(connection, record, redelivered)
+            earlier = self._sent_before(connection, record, now) if redelivered else self._find(connection, record.key)
             if earlier is not None:
                 return earlier
+            self._heard[record.key] = now
             connection.execute(
                 "INSERT INTO ledger (printer, key, received, name, subject, echo, topic, correlation)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._printer, record.key, record.received, record.name, record.subject, json.dumps(record.echo),
                  record.topic, record.correlation),
             )  # fmt: skip
-            if limit is not None:
-                self._forget_old(connection, *limit)
+            if look:
+                forget_old(connection, self._printer, self._limits, today)
+                self._heard = {key: heard for key, heard in self._heard.items() if now - heard <= SESSION}
             return None
 
         return self._database.submit(work)
@@ -243,18 +258,29 @@ class PrinterStore:
             lambda connection: {row[0] for row in connection.execute(query, (self._printer, name))}
         )
 
-    def _find(self, connection: sqlite3.Connection, record: Record, redelivered: bool) -> Record | None:
-        if redelivered:
-            digest = record.key.rpartition(":")[0]
-            # One that was cut short was not acknowledged either, so its redelivery may come long afterwards.
-            same = "key > ? AND key < ? AND (abs(received - ?) <= ? OR ended IS NULL OR data LIKE ?)"
-            where = f"{same} ORDER BY received DESC"
-            values: tuple[Any, ...] = (f"{digest}:", f"{digest};", record.received, REDELIVERED, _INTERRUPTED)
-        else:
-            where, values = "key = ?", (record.key,)
-        query = f"SELECT {_RECORD} FROM ledger WHERE printer = ? AND {where}"  # noqa: S608 - no value is in it
-        row = connection.execute(query, (self._printer, *values)).fetchone()
+    def _find(self, connection: sqlite3.Connection, key: str) -> Record | None:
+        query = f"SELECT {_RECORD} FROM ledger WHERE printer = ? AND key = ?"  # noqa: S608 - no value is in it
+        row = connection.execute(query, (self._printer, key)).fetchone()
         return _read_record(row) if row else None
+
+    def _sent_before(self, connection: sqlite3.Connection, record: Record, now: float) -> Record | None:
+        digest, _, serial = record.key.rpartition(":")
+        same = "printer = ? AND key > ? AND key < ? ORDER BY received DESC"
+        query = f"SELECT {_RECORD} FROM ledger WHERE {same}"  # noqa: S608 - no value is in it
+        rows = connection.execute(query, (self._printer, f"{digest}:", f"{digest};"))
+        known = [(each, self._age(each, record, now)) for each in map(_read_record, rows)]
+        packet = f"{digest}:{serial.partition('.')[0]}."
+        if serial.partition(".")[0] != _NO_PACKET:
+            for each, age in known:
+                if each.key.startswith(packet) and age <= SESSION:
+                    return each
+        # One that was cut short was not acknowledged either, so its redelivery may come long afterwards.
+        return next((each for each, age in known if age <= REDELIVERED or _was_cut_short(each)), None)
+
+    def _age(self, earlier: Record, record: Record, now: float) -> float:
+        """Seconds between the two; by the wall clock only when the earlier one came to another process."""
+        heard = self._heard.get(earlier.key)
+        return now - heard if heard is not None else abs(record.received - earlier.received)
 
     # ---------------------------------------------------------------------------------------------------- the printer's
 
@@ -280,57 +306,55 @@ class PrinterStore:
 
         return self._database.submit(work)
 
+    def claim(self, account: str) -> asyncio.Future[bool]:
+        """The printer is this account's from now on. When it was another's, what is kept for that one is dropped, the
+        print excepted, and the result is True; the first account ever gets what is there.
+        """
+
+        def work(connection: sqlite3.Connection) -> bool:
+            row = connection.execute("SELECT account FROM accounts WHERE printer = ?", (self._printer,)).fetchone()
+            if row is not None and row[0] == account:
+                return False
+            connection.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?)", (self._printer, account))
+            if row is None:
+                return False
+            for table in ("outbox", "ledger"):
+                connection.execute(f"DELETE FROM {table} WHERE printer = ?", (self._printer,))  # noqa: S608
+            return True
+
+        return self._database.submit(work)
+
     # ---------------------------------------------------------------------------------------------------------- limits
 
-    def _oldest_allowed(self, table: str, age: float) -> tuple[float, float] | None:
-        """Now and then: what lies between these two times is too old. None: it is not the time to look.
-
-        The first piece of work looks already: an agent that is restarted often would never come to the next.
+    def _time_to_look(self, table: str) -> bool:
+        """Now and then. The first piece of work looks already: an agent that is restarted often would never come to the
+        next.
         """
-        if (next(self._works[table]) - 1) % HOUSEKEEPING:
-            return None
-        now = self._trusted_time()
-        return (PLAUSIBLE, now - age) if now is not None else (0.0, 0.0)
+        return (next(self._works[table]) - 1) % HOUSEKEEPING == 0
 
-    def _make_room(self, connection: sqlite3.Connection, since: float, until: float) -> None:
-        limits, key = self._limits, (self._printer,)
-        old = "DELETE FROM outbox WHERE printer = ? AND rank <= ? AND at > ? AND at < ?"
-        dropped = connection.execute(old, (self._printer, NEWS, since, until)).rowcount
-        room = "SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE printer = ?"
-        rows, size = connection.execute(room, key).fetchone()
-        half = rows < limits.outbox_rows // 2 and size < limits.outbox_bytes // 2
-        while rows > limits.outbox_rows or size > limits.outbox_bytes:
-            # Below the limit by a twentieth, so that it is not met again at once.
-            least = max(1, rows - limits.outbox_rows + limits.outbox_rows // 20)
-            query = "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE printer = ? ORDER BY rank, id LIMIT ?)"
-            dropped += connection.execute(query, (self._printer, least)).rowcount
-            rows, size = connection.execute(room, key).fetchone()
+    def _make_room(self, connection: sqlite3.Connection, now: float | None) -> None:
+        dropped, half_full = make_room(connection, self._printer, self._limits, now)
         if dropped and not self._overflowing:
             name = printable(self._printer)
             logger.warning("%s: too much waits for the broker; the oldest news are dropped (%d)", name, dropped)
-        self._overflowing = bool(dropped) or (self._overflowing and not half)
-
-    def _forget_old(self, connection: sqlite3.Connection, since: float, until: float) -> None:
-        limits = self._limits
-        old = "DELETE FROM ledger WHERE printer = ? AND received > ? AND received < ?"
-        connection.execute(old, (self._printer, since, until))
-        size = "SELECT count(*), coalesce(sum(length(data)), 0) FROM ledger WHERE printer = ?"
-        rows, used = connection.execute(size, (self._printer,)).fetchone()
-        while rows > limits.ledger_rows or (used > limits.ledger_bytes and rows > 1):
-            query = """DELETE FROM ledger WHERE printer = ? AND key IN
-                (SELECT key FROM ledger WHERE printer = ? ORDER BY received LIMIT ?)"""
-            least = max(1, rows - limits.ledger_rows, rows // 20)
-            connection.execute(query, (self._printer, self._printer, least))
-            rows, used = connection.execute(size, (self._printer,)).fetchone()
+        self._overflowing = bool(dropped) or (self._overflowing and half_full)
 
 
-_INTERRUPTED = f'%"code": "{Interrupted.code}"%'
+_NO_PACKET = "0"  # MQTT 5 section 2.2.1: never a packet identifier
 _RECORD = "key, name, echo, received, subject, topic, correlation, ended, kind, data"
 
 
 def _read_record(row: tuple[Any, ...]) -> Record:
     record = Record(*row)
     return replace(record, echo=json.loads(row[2]), data=json.loads(record.data) if record.data is not None else None)
+
+
+def _was_cut_short(record: Record) -> bool:
+    return record.ended is None or (isinstance(record.data, dict) and record.data.get("code") == Interrupted.code)
+
+
+def _write_destinations(destinations: Destinations) -> str:
+    return json.dumps([[topic, data.hex() if data is not None else None] for topic, data in destinations])
 
 
 def _read_destinations(text: str) -> Destinations:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from printago_moonraker.clock import Clock
@@ -129,13 +130,49 @@ async def test_a_retained_copy_spoils_no_command(tmp_path: Path, monkeypatch: py
 
 
 async def test_a_question_is_answered_anew(tmp_path: Path) -> None:
-    """What only reads is not in the ledger, and is acknowledged when it is answered."""
+    """What only reads is not in the ledger."""
     async with bench(tmp_path) as it:
         for _ in range(2):
             await it.run("printer_control.get_status", id="c-1")
         assert [kind for kind, _, _ in it.answers] == ["status", "status"]
         assert it.acknowledged == [1, 1]
         assert await it.ledger.begin(Record("id:c-1", "", {}, 0.0)) is None
+
+
+async def test_a_question_holds_back_no_acknowledgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera that says nothing must not use up the broker's window: the emergency stop would be behind."""
+    mute = asyncio.Event()
+
+    async def handle(context: Context, parameters: Parameters) -> Answer:
+        await mute.wait()
+        return Answer("response", {})
+
+    name = ("camera_control", "snapshot")
+    monkeypatch.setitem(registry.REGISTRY, name, replace(registry.REGISTRY[name], handler=handle))
+    async with bench(tmp_path) as it:
+        it.send("camera_control.snapshot", {"camera_provider_id": "moonraker", "camera_name": "front"})
+        await it.run("printer_control.get_status")
+        assert it.acknowledged == [1, 1]
+        mute.set()
+        await it.answered(2)
+        assert it.acknowledged == [1, 1]
+
+
+async def test_a_lost_acknowledgement_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packet identifier stays the same: half an hour later, too, it is the command that was carried out."""
+    home = Counted(monkeypatch)
+    async with bench(tmp_path) as it:
+        it.receive(payload(), mid=7)
+        await it.answered()
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + 1800)
+        it.receive(payload(), dup=True, mid=7)
+        await it.answered(2)
+        assert home.runs == 1
+        it.receive(payload(), dup=True, mid=8)
+        await it.answered(3)
+        assert home.runs == 2, "it never arrived before"
 
 
 async def blocked(it: Bench) -> threading.Event:
@@ -309,6 +346,17 @@ async def test_other_interrupted_commands(tmp_path: Path, monkeypatch: pytest.Mo
     async with bench(tmp_path, connected=False) as it:
         assert "cannot be reached" in await said(it, unfinished())
         assert it.printer.state.klippy is KlippyState.UNKNOWN
+
+
+async def test_what_was_dropped_with_its_account_is_not_answered(tmp_path: Path) -> None:
+    """Whoever owns the printer now has never sent it."""
+    async with bench(tmp_path) as it:
+        await it.ledger.claim("mine")
+        await it.ledger.begin(unfinished())
+        records = await it.ledger.unfinished()
+        await it.ledger.claim("theirs")
+        await answer_interrupted(it.printer, records, it.ledger, it.answer, Clock())
+        assert it.answers == []
 
 
 async def test_a_killed_command_is_never_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,9 @@ class Bench:
         self.frames.append((camera_name, jpeg))
         self._news.set()
 
-    def receive(self, payload: bytes, *, retain: bool = False, dup: bool = False, expiry: int | None = None) -> None:
+    def receive(
+        self, payload: bytes, *, retain: bool = False, dup: bool = False, expiry: int | None = None, mid: int = 0
+    ) -> None:
         number = len(self.acknowledged)
         self.acknowledged.append(0)
 
@@ -197,7 +199,7 @@ class Bench:
             self.acknowledged[number] += 1
             self._news.set()
 
-        self.executor.receive(Message("c", payload, 1, retain, dup, None, None, expiry, ack))
+        self.executor.receive(Message("c", payload, 1, retain, dup, None, None, expiry, ack, mid=mid))
 
     def send(self, name: str, parameters: Any = None, **members: Any) -> None:
         """A command comes in: `send("movement_control.home")`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -132,6 +133,80 @@ async def test_a_mistake_takes_nothing_with_it(tmp_path: Path) -> None:
         assert await database.submit(numbers) == [1, 2]
 
 
+async def together(database: Database, *works: Callable[[sqlite3.Connection], object]) -> list[object]:
+    """The outcomes of works that are one group."""
+    go = threading.Event()
+    first = database.submit(lambda _: go.wait(5))
+    futures = [database.submit(work) for work in works]
+    go.set()
+    await first
+    return await asyncio.gather(*futures, return_exceptions=True)
+
+
+async def test_a_mistake_beside_a_disk_failure_leaves_a_connection(tmp_path: Path) -> None:
+    """When both are in one group, what comes later is written all the same."""
+    failed: list[int] = []
+
+    def fails_once(connection: sqlite3.Connection) -> int:
+        if not failed:
+            failed.append(1)
+            raise sqlite3.OperationalError("disk I/O error")
+        return insert(2)(connection)
+
+    async with Database(tmp_path / "a.db", [SCHEMA]) as database:
+        outcomes = await together(database, insert(1), insert(1), fails_once, insert(3))
+        assert isinstance(outcomes[1], sqlite3.IntegrityError)
+        assert [outcomes[0], *outcomes[2:]] == [1, 2, 3]
+        assert await database.submit(insert(4)) == 4
+        assert await database.submit(numbers) == [1, 2, 3, 4]
+
+
+async def test_nothing_that_work_raises_ends_the_thread(tmp_path: Path) -> None:
+    """Its own future raises it, and what comes beside it and later is written."""
+
+    def out_of_memory(_: sqlite3.Connection) -> None:
+        raise MemoryError
+
+    async with Database(tmp_path / "a.db", [SCHEMA]) as database, asyncio.timeout(5):
+        outcomes = await together(database, insert(1), out_of_memory, insert(2))
+        assert isinstance(outcomes[1], MemoryError)
+        with pytest.raises(MemoryError):
+            await database.submit(out_of_memory)
+        assert await database.submit(numbers) == [1, 2]
+
+
+async def test_nothing_else_that_fails_ends_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits gets the error, the log has it, and the file is opened anew."""
+    path = tmp_path / "a.db"
+    async with Database(path, [SCHEMA]) as database, asyncio.timeout(5):
+        await database.submit(insert(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "_return", lambda *_: int("x"))
+            with pytest.raises(ValueError, match="invalid literal"):
+                await database.submit(insert(2))
+        await database.submit(insert(3))
+    assert on_disk(path) == [1, 3]
+    assert messages(caplog, logging.ERROR) == ["the database failed"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+async def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path, mode: int) -> None:
+    """Also what lies beside it; the folder stays as it is."""
+    path = tmp_path / "a.db"
+    await written(path, 1)
+    tmp_path.chmod(0o755)
+    leftover = tmp_path / "a.db-wal"
+    leftover.touch()
+    for file in (path, leftover):
+        file.chmod(mode)
+    async with Database(path, [SCHEMA]) as database:
+        await database.submit(insert(2))
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
 async def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     """The folder is made 0700, and every file in it 0600."""
     path = tmp_path / "made" / "a.db"
@@ -249,6 +324,82 @@ async def test_a_full_disk_is_survived_in_memory(
     assert len(messages(caplog, logging.WARNING)) == 1
     assert "in memory only" in messages(caplog, logging.WARNING)[0]
     assert messages(caplog, logging.INFO) == [f"{path} can be written again"]
+
+
+class Disk:
+    full = False
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """While it is full, files cannot be opened for writing; they are looked at again and again."""
+    monkeypatch.setattr(database_module, "RETRY", 0.1)
+    real, found = Database._open_file, Disk()
+
+    def open_file(self: Database, path: Path) -> sqlite3.Connection:
+        if found.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(self, path)
+
+    monkeypatch.setattr(Database, "_open_file", open_file)
+    return found
+
+
+async def killed(path: Path, *values: int) -> None:
+    """A file as a process leaves it that is killed: all of it is in the log beside it."""
+    folder = path.with_name("alive")
+    async with Database(folder / path.name, [SCHEMA]) as database:
+        for value in values:
+            await database.submit(insert(value))
+        for file in folder.iterdir():
+            shutil.copy(file, path.with_name(file.name))
+    shutil.rmtree(folder)
+    assert path.with_name(f"{path.name}-wal").stat().st_size
+
+
+async def has(path: Path, *values: int) -> None:
+    async with asyncio.timeout(5):
+        while on_disk(path) != list(values):  # noqa: ASYNC110 - another thread does it
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", database_module._WAYS_TO_READ, ids=lambda way: way.__name__)
+async def test_what_only_the_log_holds_is_read_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk, way: object
+) -> None:
+    """After a kill everything is in the log; each way to read it finds it, and it is in the file again later."""
+    monkeypatch.setattr(database_module, "_WAYS_TO_READ", (way,))
+    path = tmp_path / "a.db"
+    await killed(path, 1, 2)
+    if way is not database_module._only_reading:
+        (tmp_path / "a.db-shm").unlink()
+    disk.full = True
+    async with Database(path, [SCHEMA]) as database:
+        await database.submit(insert(3))
+        assert await database.submit(numbers) == [1, 2, 3]
+        disk.full = False
+        await has(path, 1, 2, 3)
+
+
+async def test_a_file_that_could_not_be_read_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
+) -> None:
+    """Memory began without it: what the file holds is joined to that, once, and it is told."""
+
+    def merge(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO main.t SELECT n, text FROM file.t")
+
+    monkeypatch.setattr(database_module, "_WAYS_TO_READ", ())
+    path, merged = tmp_path / "a.db", asyncio.Event()
+    await killed(path, 1, 2)
+    disk.full = True
+    async with Database(path, [SCHEMA], merge=merge, merged=merged.set) as database:
+        await database.submit(insert(3))
+        assert await database.submit(numbers) == [3]
+        disk.full = False
+        await has(path, 3, 1, 2)
+        await asyncio.wait_for(merged.wait(), 5)
+        assert await database.submit(numbers) == [3, 1, 2]
 
 
 async def test_a_really_full_file_system(tmp_path: Path) -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from printago_moonraker.cloud import Cloud
+from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago import link as link_module
+from printago_moonraker.printago import outbox as outbox_module
 from printago_moonraker.printago import store as store_module
+from printago_moonraker.printago.limits import PICTURE, Limits
 from printago_moonraker.printago.login import Login
-from printago_moonraker.printago.mqtt import Endpoint
-from printago_moonraker.printago.store import PICTURE, Limits, Store
+from printago_moonraker.printago.mqtt import Endpoint, Message
+from printago_moonraker.printago.store import Record, Store
 from tests.fakes.broker import PUBLISH, FakeBroker, Peer, fake_broker, proxy
 from tests.fakes.mosquitto import free_port
 from tests.printago.agent import TOPICS, Agent, numbers, running, served, stored
+from tests.printago.sessions import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,7 +94,7 @@ async def test_only_a_window_is_in_memory() -> None:
             await asyncio.sleep(0)  # the link looks into the store
             found, highest = await store.of("v").load(0, 2000, 10**9)
             assert len(found) == highest == 1000
-            assert len(agent.link._window) == link_module.WINDOW_ROWS
+            assert len(agent.link._outbox) == outbox_module.WINDOW_ROWS
 
 
 async def test_what_is_stored_together_is_stored_before_it_is_sent(endpoint: Callable[..., Endpoint]) -> None:
@@ -318,7 +323,7 @@ async def test_a_full_outbox_keeps_the_answers_and_the_ends(
 ) -> None:
     """The oldest news go first; answers and ends of prints stay."""
     monkeypatch.setattr(store_module, "HOUSEKEEPING", 1)
-    monkeypatch.setattr(link_module, "WINDOW_ROWS", 1)
+    monkeypatch.setattr(outbox_module, "WINDOW_ROWS", 1)
     async with Store(None, Limits(outbox_rows=5), trusted_time=lambda: None) as store:
         agent = Agent(endpoint("v"), store)
         agent.link.send("event", {"event": "PrintDone", "number": -2})
@@ -343,3 +348,95 @@ async def test_a_pairing_is_not_kept_but_an_unstored_answer_is(broker: Mosquitto
         agent.number(3)
         await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 3)
         assert [envelope["data"]["number"] for envelope in cloud.envelopes] == [2, 3]
+
+
+@pytest.mark.parametrize("left", [5, 300], ids=["in the window", "more than the window"])
+async def test_another_account_hears_nothing_that_was_said_before(
+    endpoint: Callable[..., Endpoint], caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What waited for the account before is dropped before anything is sent, and that is said once; what is said from
+    then on arrives.
+    """
+    mine, theirs = endpoint("v", username="mine"), endpoint("v", username="theirs")
+    async with Cloud(endpoint("v"), TOPICS) as cloud, stored() as store, served(Agent(mine, store)) as agent:
+        await agent.up()
+        agent.number(0)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 0)
+        session = agent.link._session
+        assert session is not None
+        agent.link._login = Login(lambda: replace(mine, port=free_port()))
+        session._fail(ConnectionLost("cut"))
+        for number in range(left):
+            agent.number(1 + number)
+        agent.link._login = Login(lambda: theirs)
+        await agent.up()
+        agent.number(1000)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 1000)
+        assert numbers(cloud) == [0, 1000]
+        agent.link._session._fail(ConnectionLost("cut"))  # type: ignore[union-attr]
+        agent.number(1001)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 1001)
+    assert caplog.text.count("paired with another account") == 1
+
+
+async def test_what_the_first_account_finds_is_its_own(endpoint: Callable[..., Endpoint]) -> None:
+    """Never paired before, the agent has kept what happened: the first account ever hears of it."""
+    async with Cloud(endpoint("v"), TOPICS) as cloud, stored() as store:
+        agent = Agent(endpoint("v", username="mine"), store)
+        agent.number(0)
+        async with served(agent):
+            await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 0)
+
+
+async def test_an_account_is_settled_before_its_first_command(endpoint: Callable[..., Endpoint]) -> None:
+    """A command that the broker has kept for the new account comes before the session is up: it stays known."""
+    mine, theirs = endpoint("v", username="mine"), endpoint("v", username="theirs")
+    async with stored() as store:
+        agent = Agent(theirs, store)
+        await agent.store.claim("mine")
+        begun: list[asyncio.Future[Any]] = []
+
+        def begin(message: Message) -> None:
+            record = Record(f"id:{len(begun)}", "movement_control.home", {}, 1.0)
+            begun.append(agent.store.begin(record))
+            message.ack()
+
+        agent.link._on_command = begin
+        async with attempt(mine, TOPICS.commands), attempt(endpoint("cloud")) as cloud:
+            await cloud.publish(TOPICS.commands, b"one")
+        async with served(agent):
+            await agent.up()
+            async with asyncio.timeout(5):
+                while not begun:  # noqa: ASYNC110 - it is there already, as a rule
+                    await asyncio.sleep(0.01)
+            assert [each.key for each in await agent.store.unfinished()] == ["id:0"]
+
+
+async def test_what_comes_to_light_is_sent(endpoint: Callable[..., Endpoint]) -> None:
+    """Envelopes that were found on a disk that had failed go out without waiting for the next start."""
+    async with Cloud(endpoint("v"), TOPICS) as cloud, stored() as store, served(Agent(endpoint("v"), store)) as agent:
+        await agent.up()
+        agent.number(0)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 0)
+        letter = agent.link._writer.letter("event", {"event": "Message", "number": 1}, datetime.now(UTC))
+        await agent.store.put_all([letter] * 100)  # behind the link's back
+        store._merged()
+        agent.number(2)
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 2)
+        assert numbers(cloud) == [0, *[1] * 100, 2]
+
+
+async def test_events_of_one_moment_are_kept_together(tmp_path: Path, endpoint: Callable[..., Endpoint]) -> None:
+    """They arrive in their order, and what belongs to them is written in the same transaction, or nothing is."""
+    async with (
+        Cloud(endpoint("v"), TOPICS) as cloud,
+        stored(tmp_path) as store,
+        served(Agent(endpoint("v"), store)) as agent,
+    ):
+        await agent.up()
+        events = [("Message", {"number": number}) for number in range(3)]
+        agent.link.send_events(events, lambda connection: connection.execute("INSERT INTO jobs VALUES (NULL, 1)"))
+        agent.link.send_events(events[1:], agent.store.job("here"))
+        await cloud.wait_for(lambda envelope: envelope["data"]["number"] == 2)
+        assert numbers(cloud) == [1, 2]
+        assert await agent.store.load_job() == "here"

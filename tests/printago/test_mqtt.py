@@ -52,7 +52,9 @@ async def test_what_is_published_arrives_in_order(endpoint: Callable[..., Endpoi
 async def test_a_message_is_kept_by_the_broker_until_it_is_acknowledged(
     endpoint: Callable[..., Endpoint], protocol: str
 ) -> None:
-    """Unacknowledged, it comes again with DUP to the next session of the same client; acknowledged, it does not."""
+    """Unacknowledged, it comes again with DUP, and the same packet identifier, to the next session of the same client;
+    acknowledged, it does not.
+    """
     me = endpoint("me", protocol=protocol)
     first, second = Inbox(acknowledge=False), Inbox(acknowledge=False)
     async with connect(me, subscriptions=["t"], on_message=first) as session, attempt(endpoint("other")) as other:
@@ -66,7 +68,8 @@ async def test_a_message_is_kept_by_the_broker_until_it_is_acknowledged(
     async with connect(me, subscriptions=["t"], on_message=second) as session:
         assert session.session_present
         again = await second.wait(1)
-    assert [(message.payload, message.dup) for message in again] == [(b"two", True)]
+    assert [(message.payload, message.dup, message.mid) for message in again] == [(b"two", True, messages[1].mid)]
+    assert 0 < messages[0].mid != messages[1].mid > 0
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])

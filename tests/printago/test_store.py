@@ -6,17 +6,20 @@ import asyncio
 import logging
 import sqlite3
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from printago_moonraker.printago import database as database_module
 from printago_moonraker.printago import store as store_module
-from printago_moonraker.printago.store import ANSWER, END_OF_PRINT, NEWS, Letter, Limits, PrinterStore, Record, Store
+from printago_moonraker.printago import tables
+from printago_moonraker.printago.limits import ANSWER, DAY, END_OF_PRINT, NEWS, Limits
+from printago_moonraker.printago.store import Letter, PrinterStore, Record, Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 NOW = 1_800_000_000.0
@@ -119,7 +122,7 @@ async def test_a_full_outbox_drops_news_first_and_ends_of_prints_last(
 @pytest.mark.usefixtures("tidy")
 async def test_old_news_go_but_only_by_a_clock_that_is_right() -> None:
     """Answers and ends stay; what was written before the clock was set has no age."""
-    old = NOW - 40 * store_module.DAY
+    old = NOW - 40 * DAY
     rows = [letter(1, at=old), letter(2, ANSWER, at=old), letter(3, END_OF_PRINT, at=old), letter(4, at=1000.0)]
     async with opened(None, now=None) as printer:
         for each in [*rows, letter(5)]:
@@ -145,6 +148,58 @@ async def test_a_file_that_broke_takes_no_number_back(tmp_path: Path) -> None:
         await database.submit(lambda connection: connection.execute("PRAGMA shrink_memory").fetchall())
         assert await printer.put(letter(5000)) > await last
         assert await kept(printer) == [5000]
+
+
+async def test_several_letters_are_kept_together(tmp_path: Path) -> None:
+    """In their order, with what belongs to them, or none of it: a kill finds no half of it."""
+
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO jobs VALUES (NULL, NULL)")
+
+    async with opened(tmp_path) as printer:
+        with pytest.raises(sqlite3.IntegrityError):
+            await printer.put_all([letter(1), letter(2)], fails)
+        numbers = await printer.put_all([letter(3), letter(4)], printer.job({"n": 1}))
+        assert numbers == sorted(set(numbers))
+        assert [number for number, _ in (await printer.load(0, 10, 1000))[0]] == numbers
+        assert await kept(printer) == [3, 4]
+        assert await printer.load_job() == {"n": 1}
+        assert await printer.put(letter(5)) > numbers[-1]
+
+
+async def test_a_file_that_comes_back_joins_what_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its envelopes come after those of memory, with numbers that nobody has had; of commands and prints, what memory
+    has is the newer; it is told; and nothing of it is lost in the file.
+    """
+    async with opened(tmp_path) as printer:
+        for number in range(5):
+            await printer.put(letter(number), printer.job("old"))
+        await printer.begin(record("id:old"))
+    monkeypatch.setattr(database_module, "RETRY", 0.05)
+    monkeypatch.setattr(database_module, "_WAYS_TO_READ", ())
+    file, away = tmp_path / store_module.FILE, tmp_path / "away"
+    file.rename(away)
+    file.mkdir()  # nothing can be opened there
+    found = asyncio.Event()
+    async with opened(tmp_path) as printer:
+        printer.on_found = found.set
+        numbers = [await printer.put(letter(number)) for number in range(10, 17)]
+        printer.remove(numbers[:6])
+        await printer.save(printer.job("new"))
+        await printer.begin(record("id:new"))
+        file.rmdir()
+        away.rename(file)
+        async with asyncio.timeout(5):
+            await found.wait()
+        rows, _ = await printer.load(0, 100, 10**6)
+        assert [int(each.payload) for _, each in rows] == [16, 0, 1, 2, 3, 4]
+        assert rows[1][0] > numbers[-1]
+        assert await printer.put(letter(17)) > rows[-1][0]
+        assert await printer.begin(record("id:old")) is not None
+    async with opened(tmp_path) as printer:
+        assert await kept(printer) == [16, 0, 1, 2, 3, 4, 17]
+        assert await printer.load_job() == "new"
+        assert [each.key for each in await printer.unfinished()] == ["id:new", "id:old"]
 
 
 # ----------------------------------------------------------------------------------------------------------- the ledger
@@ -188,25 +243,97 @@ async def test_a_command_that_was_not_begun_is_forgotten() -> None:
         assert await printer.begin(record()) is None
 
 
-async def test_redelivered_bytes_are_known_for_a_minute() -> None:
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the loop's clock on by so many seconds."""
+    passed = [0.0]
+
+    def move(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if not passed[0]:
+            time = loop.time
+            monkeypatch.setattr(loop, "time", lambda: time() + passed[0])
+        passed[0] += seconds
+
+    return move
+
+
+async def ended(printer: PrinterStore, *keys: str, code: str = "busy") -> None:
+    for key in keys:
+        await printer.save(printer.ended(key, "error", {"error": "No.", "code": code}, NOW))
+
+
+async def test_redelivered_bytes_are_known_for_a_minute(later: Callable[[float], None]) -> None:
     """By the digest before the serial number, the newest of them, and only when the broker says that it sends again."""
     async with opened(None) as printer:
-        first, second = record("sha256:aa:1"), record("sha256:aa:2", received=NOW + 1)
+        first, second = record("sha256:aa:1.1"), record("sha256:aa:2.2", received=NOW + 1)
         assert await printer.begin(first) is None
         assert await printer.begin(second) is None
-        again = record("sha256:aa:3", received=NOW + 60)
-        assert await printer.begin(again, redelivered=True) == second
-        assert await printer.begin(replace(again, key="sha256:ab:1"), redelivered=True) is None
-        late = record("sha256:aa:4", received=NOW + 62)
-        assert await printer.begin(late, redelivered=True) == second, "it was never finished"
-        for each, code in ((first, "interrupted"), (second, "busy")):
-            await printer.save(printer.ended(each.key, "error", {"error": "No.", "code": code}, NOW + 2))
-        earlier = await printer.begin(late, redelivered=True)
+        await ended(printer, first.key, second.key)
+        later(55)
+        again = record("sha256:aa:3.3", received=NOW + 55)
+        earlier = await printer.begin(again, redelivered=True)
         assert earlier is not None
-        assert earlier.key == first.key, "it was cut short"
-        await printer.save(printer.ended(first.key, "success", {}, NOW + 2))
+        assert earlier.key == second.key
+        assert await printer.begin(replace(again, key="sha256:ab:1.1"), redelivered=True) is None
+        assert await printer.begin(again) is None, "the broker does not say so"
+        await ended(printer, again.key)
+        later(10)
+        assert await printer.begin(record("sha256:aa:4.4", received=NOW + 65), redelivered=True) == again_of(again)
+        later(60)
+        assert await printer.begin(record("sha256:aa:5.5", received=NOW + 125), redelivered=True) is None
+
+
+def again_of(each: Record) -> Record:
+    return replace(each, ended=NOW, kind="error", data={"error": "No.", "code": "busy"})
+
+
+async def test_what_was_cut_short_is_known_when_it_is_redelivered(later: Callable[[float], None]) -> None:
+    """Never finished, or answered with `interrupted`: it was not acknowledged either, however long ago it was."""
+    late = record("sha256:aa:4.4", received=NOW + 9000)
+    async with opened(None) as printer:
+        first = record("sha256:aa:1.1")
+        await printer.begin(first)
+        later(9000)
+        assert await printer.begin(late, redelivered=True) == first
+        await ended(printer, first.key, code="interrupted")
+        assert await printer.begin(late, redelivered=True) is not None
+        await ended(printer, first.key)
         assert await printer.begin(late, redelivered=True) is None
-        assert await printer.begin(again) is None
+
+
+@pytest.mark.parametrize("jump", [0.0, -7200.0, 90_000.0])
+async def test_a_packet_identifier_is_known_for_an_hour(later: Callable[[float], None], jump: float) -> None:
+    """A lost acknowledgement may be noticed late: the same bytes with the same identifier are the same command as long
+    as the broker keeps the session, whatever the wall clock does meanwhile.
+    """
+    async with opened(None) as printer:
+        await printer.begin(record("sha256:aa:7.1"))
+        await printer.begin(record("sha256:aa:8.2"))
+        await ended(printer, "sha256:aa:7.1", "sha256:aa:8.2")
+        later(3500)
+        again = record("sha256:aa:7.3", received=NOW + 3500 + jump)
+        earlier = await printer.begin(again, redelivered=True)
+        assert earlier is not None
+        assert earlier.key == "sha256:aa:7.1"
+        later(200)
+        assert await printer.begin(again, redelivered=True) is None
+
+
+async def test_a_packet_identifier_is_known_after_a_restart(tmp_path: Path) -> None:
+    """By the wall clock then; 0 is none, and other bytes are another command."""
+    async with opened(tmp_path) as printer:
+        for key in ("sha256:aa:7.1", "sha256:ab:0.2"):
+            await printer.begin(record(key))
+            await ended(printer, key)
+    async with opened(tmp_path) as printer:
+        earlier = await printer.begin(record("sha256:aa:7.3", received=NOW + 3500), redelivered=True)
+        assert earlier is not None
+        assert earlier.key == "sha256:aa:7.1"
+        assert await printer.begin(record("sha256:ab:0.3", received=NOW + 3500), redelivered=True) is None
+        assert await printer.begin(record("sha256:ac:7.3", received=NOW + 5), redelivered=True) is None
+        await ended(printer, "sha256:ab:0.3", "sha256:ac:7.3")
+        assert await printer.begin(record("sha256:aa:7.4", received=NOW + 3700), redelivered=True) is None
 
 
 async def test_keys_by_name() -> None:
@@ -220,7 +347,7 @@ async def test_keys_by_name() -> None:
 @pytest.mark.usefixtures("tidy")
 async def test_the_ledger_forgets_after_a_day_or_when_it_is_full() -> None:
     """Oldest first; a clock that may be wrong makes nothing old."""
-    old = record("id:old", received=NOW - store_module.DAY - 1)
+    old = record("id:old", received=NOW - DAY - 1)
     async with opened(None, now=None) as printer:
         await printer.begin(old)
         await printer.begin(record())
@@ -231,6 +358,27 @@ async def test_the_ledger_forgets_after_a_day_or_when_it_is_full() -> None:
             await printer.begin(record(f"id:{number}", received=NOW + number))
         assert [each.key for each in await printer.unfinished()] == ["id:1", "id:2", "id:3"]
         assert await printer.begin(old) is None
+
+
+@pytest.mark.usefixtures("tidy")
+async def test_what_a_clock_wrote_that_was_ahead_gets_old() -> None:
+    """By a clock that is right now, and from now on: nothing is forgotten at once, nor kept for years, and the newest
+    time is not one that is still to come.
+    """
+    ahead, now = NOW + 1600 * DAY, [NOW]
+    async with Store(None, trusted_time=lambda: now[0]) as store:
+        printer = store.of("v")
+        await printer.begin(record("id:ahead", received=ahead))
+        await printer.put(letter(1, at=ahead))
+        assert await printer.begin(record("id:ahead")) is not None
+        await printer.begin(record("id:now"))
+        await printer.put(letter(2))
+        assert await store.newest() == NOW
+        assert await kept(printer) == [1, 2]
+        assert await printer.begin(record("id:ahead")) is not None
+        now[0] += DAY + 10
+        await printer.begin(record("id:later", received=now[0]))
+        assert await printer.begin(record("id:ahead", received=now[0])) is None
 
 
 # -------------------------------------------------------------------------------------------------------------- the job
@@ -244,6 +392,60 @@ async def test_the_job_is_what_was_saved_last(tmp_path: Path) -> None:
         await printer.save(printer.job({"file": "b"}))
     async with opened(tmp_path) as printer:
         assert await printer.load_job() == {"file": "b"}
+
+
+async def test_another_account_gets_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """Neither envelopes nor answers, of that printer; the print is the printer's. The first account ever gets what is
+    there, and the same one, paired anew, keeps it.
+    """
+    async with Store(tmp_path, trusted_time=lambda: NOW) as store:
+        printer, other = store.of("v"), store.of("w")
+        await printer.put(letter(1), printer.job("print"))
+        await printer.begin(record())
+        await other.put(letter(2))
+        assert not await printer.claim("mine")
+        assert not await other.claim("mine")
+    async with Store(tmp_path, trusted_time=lambda: NOW) as store:
+        printer, other = store.of("v"), store.of("w")
+        assert not await printer.claim("mine")
+        assert await kept(printer) == [1]
+        assert await printer.claim("theirs")
+        assert not await printer.claim("theirs")
+        assert await kept(printer) == []
+        assert await printer.unfinished() == []
+        assert await printer.load_job() == "print"
+        assert await kept(other) == [2]
+
+
+async def test_a_file_of_another_account_does_not_join_memory(tmp_path: Path) -> None:
+    """What could not be read when the printer got another account is not that one's either."""
+    for name, account in (("one", "mine"), ("two", "theirs")):
+        async with Store(tmp_path / name, trusted_time=lambda: NOW) as store:
+            printer, other = store.of("v"), store.of("w")
+            await printer.claim(account)
+            await printer.put(letter(1), printer.job(account))
+            await printer.begin(record())
+            await other.put(letter(2))
+    with closing(sqlite3.connect(tmp_path / "one" / store_module.FILE)) as main:
+        main.execute("DELETE FROM ledger")
+        main.execute("DELETE FROM outbox")
+        main.execute("ATTACH ? AS file", (str(tmp_path / "two" / store_module.FILE),))
+        assert tables.merge(main, 40) == 41
+        assert main.execute("SELECT id, printer FROM outbox").fetchall() == [(41, "w")]
+        assert main.execute("SELECT count(*) FROM ledger").fetchone() == (0,)
+        assert main.execute("SELECT data FROM jobs").fetchall() == [('"mine"',)]
+
+
+async def test_a_store_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    """With all that it holds, for whoever comes first."""
+    with closing(sqlite3.connect(tmp_path / store_module.FILE)) as connection:
+        connection.executescript(tables.MIGRATIONS[0])
+        connection.execute("INSERT INTO jobs VALUES ('v', '1')")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    async with opened(tmp_path) as printer:
+        assert await printer.load_job() == 1
+        assert not await printer.claim("mine")
 
 
 async def test_the_newest_time_is_known(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def connectors(world: World) -> SimpleNamespace:
             if link.lost is None:
                 link.lose()
 
-    def database(path: Any, migrations: Sequence[str]) -> Disk:
+    def database(path: Any, migrations: Sequence[str], **_: Any) -> Disk:
         return Disk(world, migrations)
 
     return SimpleNamespace(moonraker=moonraker, mqtt=mqtt, database=database)
