@@ -15,8 +15,10 @@ LEVELS: list[set[str]] = [
     {
         "",
         "config",
+        "config_file",
         "credentials",
         "options",
+        "program",
         "errors",
         "backoff",
         "supervise",
@@ -32,7 +34,7 @@ LEVELS: list[set[str]] = [
     {"reporter", "status", "events", "commands", "announcement"},
     {"session", "pair"},
     {"agent"},
-    {"cli", "config_docs", "doctor", "findings", "support", "demo", "cloud", "__main__"},
+    {"cli", "config_docs", "doctor", "findings", "support", "redaction", "demo", "cloud", "__main__"},
 ]
 HELPERS, TOP = LEVELS[0], LEVELS[-1]
 LIBRARIES = {
@@ -128,8 +130,11 @@ def test_modules_and_functions_stay_small(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_except_exception_is_rare(module: str) -> None:
-    """Only supervise, who runs commands and who reads notifications swallow every exception; the rest pass them on."""
+    """Only supervise, who runs commands, who reads notifications and who makes the doctor's checks swallow every
+    exception; the rest pass them on.
+    """
     allowed = {"supervise.py", "commands/executor.py", "commands/registry.py", "moonraker/connection.py"}
+    allowed |= {"findings.py", "support.py"}
     if module in allowed or unit_of(module) == "virtual":
         return
     for node in ast.walk(tree(module)):

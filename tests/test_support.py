@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from printago_moonraker import credentials, log, support
+from printago_moonraker import credentials, log, redaction, support
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.errors import AgentError
 from tests.fakes.mosquitto import free_port
@@ -119,7 +119,7 @@ def test_the_key_is_nowhere(file: Path, tmp_path: Path) -> None:
 )
 def test_what_looks_like_a_secret(text: str, left: str) -> None:
     """Secrets that this process was never told are known by their surroundings; names and numbers stay."""
-    assert support.redacted(text).replace('"***"', "***").replace("***,", "***") == left
+    assert redaction.redacted(text).replace('"***"', "***").replace("***,", "***") == left
 
 
 def test_nothing_is_overwritten(file: Path, tmp_path: Path) -> None:
