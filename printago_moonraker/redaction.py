@@ -13,7 +13,7 @@ from printago_moonraker.log import hidden
 # What may be a secret wherever it stands, also one that this process has never been told: an earlier key in an old log,
 # a password that somebody has put where none belongs.
 _NAME = r"(?:[\w-]*(?:passw|passphrase|pasw|secret|token|credential|api[_-]?key)[\w-]*|\b(?:pass|pw|pwd|psk|key))"
-_WORD = rf"{_NAME}(?<!_file)(?<!_url)[\"']?\s*[:=]"
+_WORD = rf"{_NAME}(?<!_file)(?<!_url)[\"']?\s*[:=](?! (?:there is no such|given again) )"
 _PATTERNS: Final = (
     (re.compile(r"\b[ps]k_(?:live|test)_\w+"), "***"),
     # Of the log lines of old versions: a key that was typed where the name of its file belongs.
