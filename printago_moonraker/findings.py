@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from printago_moonraker import __version__
+from printago_moonraker import __version__, program
 from printago_moonraker.log import hidden, printable
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _SIGNS: Final = str.maketrans({"✓": "+", "✗": "x", "–": "-", "→": ">"})
+
+_NO_BREAK: Final = "\u00a0"  # no blank to textwrap
 
 STEP: Final = 20.0  # s for one check: what takes longer does not work either
 
@@ -142,6 +144,14 @@ def plain(text: str, encoding: str | None) -> str:
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text, max(width, 60), initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    """Whatever a person may paste, a path or a command line, stays in one piece, even if it is longer."""
+    command = program.command("pair")
+    lines = textwrap.wrap(
+        text.replace(command, command.replace(" ", _NO_BREAK)),
+        max(width, 60),
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+        break_long_words=False,
     )
+    return [line.replace(_NO_BREAK, " ") for line in lines]

@@ -7,14 +7,16 @@ import errno
 import json
 import os
 import shutil
+import sys
 import time
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from printago_moonraker import config, credentials, doctor, findings
+from printago_moonraker import config, credentials, doctor, findings, program
 from printago_moonraker.clock import Clock
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code, plain
@@ -31,7 +33,6 @@ from tests.fakes.tls import Authority, make_authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 CHECKS = ["config", "disk", "clock", "Moonraker", "Klipper", "webcams"]
 CHECKS += ["name resolution", "broker", "login", "topic rights"]
@@ -422,6 +423,18 @@ def test_a_person_reads_it(width: int) -> None:
     assert "  – Klipper    not checked: needs Moonraker" in lines
     assert any(line.strip().startswith("→ Do this.") for line in lines)
     assert lines[-1] == "1 of 3 checks failed."
+
+
+def test_what_can_be_pasted_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line or a path is not cut in two, however narrow the terminal."""
+    monkeypatch.setattr(sys, "argv", ["/home/pi/printago-moonraker-env/bin/printago-moonraker"])
+    monkeypatch.setattr(program, "_named", Path("/home/pi/a/very/long/way/to/printago.cfg"))
+    command = program.command("pair")
+    lines = as_text(
+        [Check("login", Outcome.FAILED, f"/x{'/long' * 20}", f"Copy them, and run {command} (or not).")], 60
+    )
+    assert command in lines
+    assert f"/x{'/long' * 20}" in lines
 
 
 def test_a_program_reads_it() -> None:
