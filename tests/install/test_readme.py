@@ -105,3 +105,17 @@ async def test_a_remedy_can_be_pasted(tmp_path: Path, environment: Path) -> None
         done = await paste(host, f"{program} pair --store-id {STORE}", f"{KEY}\n")
         assert done.returncode == 1
         assert f"this host has {host.home}/printer_1_data: run install.sh first, or name" in done.stderr
+
+
+def test_the_fleets_commands_are_those_of_the_program() -> None:
+    """The loop for ten hosts is shell that a shell can read, and uses options that the programs have."""
+    page = (ROOT / "docs/install.md").read_text("utf-8")
+    section = page.partition("## Ten hosts in one evening\n")[2].partition("\n## ")[0]
+    loop = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    subprocess.run(["/bin/sh", "-n", "-c", loop], check=True)
+    usage = subprocess.run([ROOT / "install.sh", "--help"], capture_output=True, text=True, check=True).stdout
+    options = re.findall(r"install\.sh (--[^']*)'", loop)[0].split()
+    assert options == ["--non-interactive", "--update-manager"]
+    assert all(option in usage for option in options)
+    for command in re.findall(rf"~/{NAME}-env/bin/{NAME} (\S+)", loop):
+        assert command in ("pair", "doctor")
