@@ -19,7 +19,9 @@ _PATTERNS: Final = (
     # Of the log lines of old versions: a key that was typed where the name of its file belongs.
     (re.compile(r"(?i)(\w+_file\s*[:=]\s*)(['\"])(?![/~])[^'\"]*\2"), r"\1\2***\2"),
     (re.compile(rf"(?im)^(\s*{_WORD}).*$"), r"\1 ***"),
+    (re.compile(rf"(?i)({_WORD}\s*)([\"'])[^\"'\n]*\2"), r"\1\2***\2"),
     (re.compile(rf"(?i)({_WORD}\s*[\"']?)[^\s\"',}}]+"), r"\1***"),
+    (re.compile(r"(?i)(\b(?:authorization|cookie)[\"']?\s*[:=])[^\"'\n]*"), r"\1 ***"),
     (re.compile(r"(?i)(apiclient_)[^_\s\"',)]+"), r"\1***"),
     (re.compile(r"(?i)\b(\w+)://[^\s\"'<>]*@"), r"\1://***@"),
     (re.compile(r"(?i)(\b\w+://[^\s?\"']+\?)[^\s\"'<>)]+"), r"\1***"),

@@ -90,9 +90,10 @@ def advice(error: AgentError, endpoint: Endpoint | None = None) -> str:
     if isinstance(error, ConfigError):
         return ""  # it says so itself
     if isinstance(error, LoginRefused):
+        # The command comes first: a log line has room for two hundred characters.
         return (
-            "The store ID or the API key is wrong, they do not belong together, or the key was revoked: copy both anew "
-            f"from Printago, and run {program.command('pair')} (or correct [mqtt] username and password_file, if set)."
+            f"Run {program.command('pair')} again: the store ID or the API key is wrong, or the key was revoked; copy "
+            "both anew from Printago (or correct [mqtt] username and password_file, if set)."
         )
     if isinstance(error, ConnectionRefused):
         return "The API key may not use this printer's topics: check its rights at Printago, and printer_id here."

@@ -98,7 +98,7 @@ async def test_a_remedy_can_be_pasted(tmp_path: Path, environment: Path) -> None
         )
         program = f"{host.environment}/bin/{NAME}"
         done = await paste(host, f"{program} doctor --json -c 'my printers.cfg'")
-        (remedy,) = re.findall(rf"run ({re.escape(program)} pair -c '.*?') \(or", done.stdout)
+        (remedy,) = re.findall(rf"Run ({re.escape(program)} pair -c '.*?') again", done.stdout)
         done = await paste(host, f"{remedy} --store-id {STORE}", f"{KEY}\n")
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
@@ -117,5 +117,5 @@ def test_the_fleets_commands_are_those_of_the_program() -> None:
     options = re.findall(r"install\.sh (--[^']*)'", loop)[0].split()
     assert options == ["--non-interactive", "--update-manager"]
     assert all(option in usage for option in options)
-    for command in re.findall(rf"~/{NAME}-env/bin/{NAME} (\S+)", loop):
+    for command in re.findall(rf"~/{NAME}-env/bin/{NAME} (\w+)", loop):
         assert command in ("pair", "doctor")
