@@ -188,7 +188,9 @@ check_writable() {
 
 # All that is going to be changed, without sudo.
 check_files() {
-    check_writable "$HOME" "$CONFIG" "$DATA" "$LOGS"
+    check_writable "$HOME" "$DATA"
+    if [ ! -e "$CONFIG" ]; then check_writable "$CONFIG"; fi
+    if [ ! -e "$LOGS" ]; then check_writable "$LOGS"; fi
     for instance in $INSTANCES; do
         if [ -f "$instance/moonraker.asvc" ]; then check_writable "$instance/moonraker.asvc"; fi
         if [ "$UPDATE_MANAGER" = yes ]; then

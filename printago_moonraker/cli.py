@@ -31,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of the command line; returns the exit code."""
     _open_streams()
     try:
-        options = _parser().parse_args(arguments)
-        program.called_with(getattr(options, "config", None))
-        code: int = options.run(options)
-        sys.stdout.flush()  # here, where a full disk or a reader who is gone is still one line
+        try:
+            options = _parser().parse_args(arguments)
+            program.called_with(getattr(options, "config", None))
+            code: int = options.run(options)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a reader who is gone is still one line
     except ConfigError as error:
         return _complain(str(error), EX_CONFIG)
     except AgentError as error:

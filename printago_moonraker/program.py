@@ -24,7 +24,7 @@ def called_with(config: Path | None) -> None:
 def command(words: str) -> str:
     """The command line that runs `words` (`pair`, say) as this process was run: the same program, the same file."""
     parts = [_program(), words]
-    if _named is not None and _named != config_file.default_path():
+    if _named is not None and not _is_default(_named):
         parts.append(f"-c {shlex.quote(str(_absolute(_named)))}")
     return " ".join(parts)
 
@@ -39,6 +39,13 @@ def _program() -> str:
     if called.parts[-2:] == ("printago_moonraker", "__main__.py"):
         return f"{shlex.quote(sys.executable)} -m printago_moonraker"
     return NAME
+
+
+def _is_default(path: Path) -> bool:
+    try:
+        return path == config_file.default_path()
+    except (OSError, ValueError):  # no home folder, or one that this user may not look into
+        return False
 
 
 def _absolute(path: Path) -> Path:
