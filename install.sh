@@ -15,6 +15,7 @@ UNIT=${DESTDIR:-}/etc/systemd/system/$NAME.service
 HOST_FILES=$REPO/printago_moonraker/host
 DROP_IN=printago-update.conf
 INCLUDE="[include $DROP_IN]"
+MADE_HERE="# Made by install.sh"
 DISK_NEEDED=250 # MB; the environment takes 65, and pip unpacks beside it
 
 DRY_RUN=no
@@ -78,6 +79,12 @@ put() {
     fi
 }
 
+# made_here FILE: whether it is one of ours, and not one of the user's that has the name
+made_here() {
+    [ -f "$1" ] || return 1
+    case $(sed -n 1p "$1") in "$MADE_HERE"*) ;; *) return 1 ;; esac
+}
+
 has_line() { [ -f "$1" ] && tr -d '\r' <"$1" | grep -Fqx -- "$2"; }
 
 # append_line FILE LINE: whether FILE ends with a new line stays as it is, so that it can be taken back to the byte
@@ -132,8 +139,10 @@ parse_options() {
     done
 }
 
-# The data folders of this user's Moonrakers, one a line; the last is where Creality's printers have it.
+# The data folders of this user's Moonrakers, one a line; the last is where Creality's printers have it. In the order of
+# config_file.py, whatever the locale.
 find_instances() {
+    LC_ALL=C
     for folder in "$HOME/printer_data" "$HOME"/printer_*_data "${DESTDIR:-}/usr/data/printer_data"; do
         if [ -f "$folder/config/moonraker.conf" ]; then printf '%s\n' "$folder"; fi
     done
@@ -157,18 +166,51 @@ check_plain() {
 }
 
 check_paths() {
-    check_plain "$HOME" "$REPO" "$(printf '%s' "$INSTANCES" | tr '\n' /)"
+    check_plain "$HOME" "$REPO"
+    OLD_IFS=$IFS
+    IFS=$LF # an instance's name may have blanks
+    set -f
+    for instance in $INSTANCES; do check_plain "$instance"; done
+    set +f
+    IFS=$OLD_IFS
     if [ -e "$VENV" ] && [ ! -f "$VENV/pyvenv.cfg" ]; then
         die "$VENV is there, and is no Python environment: move it away"
     fi
+}
+
+# check_writable PATH...: each can be written to or, where it is not there yet, be made
+check_writable() {
+    for path in "$@"; do
+        while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
+        [ -w "$path" ] || die "$path cannot be written to: sudo chown $(id -un) $path, then run this again"
+    done
+}
+
+# All that is going to be changed, without sudo.
+check_files() {
+    check_writable "$HOME" "$DATA"
+    if [ ! -e "$CONFIG" ]; then check_writable "$CONFIG"; fi
+    if [ ! -e "$LOGS" ]; then check_writable "$LOGS"; fi
+    for instance in $INSTANCES; do
+        if [ -f "$instance/moonraker.asvc" ]; then check_writable "$instance/moonraker.asvc"; fi
+        if [ "$UPDATE_MANAGER" = yes ]; then
+            check_writable "$instance/config" "$instance/config/moonraker.conf"
+        fi
+    done
 }
 
 is_appliance() { [ -d "${DESTDIR:-}/usr/data" ] || [ -e "${DESTDIR:-}/etc/openwrt_release" ]; }
 
 # Sets PYTHON and its VERSION.
 find_python() {
+    if [ -z "${PYTHON:-}" ]; then
+        set -- python3 python3.14 python3.13 python3.12 python3.11
+    else
+        command -v "$PYTHON" >/dev/null || die "there is no PYTHON=$PYTHON: name another, or leave it out"
+        set -- "$PYTHON"
+    fi
     seen=none
-    for PYTHON in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    for PYTHON in "$@"; do
         VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
         if "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then return; fi
         seen="$VERSION"
@@ -183,6 +225,9 @@ find_python() {
 check_packages() {
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
         die "$PYTHON cannot make virtual environments: sudo apt-get install python3-venv, then run this again"
+    # A 32-bit Raspberry Pi OS gets Pillow from piwheels.org, built against Debian's library; other wheels bring it along.
+    "$PYTHON" -c 'import ctypes, struct; struct.calcsize("P") > 4 or ctypes.CDLL("libopenjp2.so.7")' 2>/dev/null ||
+        die "a library for pictures is missing: sudo apt-get install libopenjp2-7, then run this again"
     if [ "$UPDATE_MANAGER" = yes ] && [ -z "$(clone_origin)" ]; then
         die "--update-manager needs a git clone, on a branch, with a remote origin; $REPO is none"
     fi
@@ -203,39 +248,56 @@ find_systemd() {
     esac
 }
 
+# The last of the checks, for it may ask for a password.
 check_sudo() {
     if [ "$SYSTEMD" = no ] || [ "$(id -u)" = 0 ]; then return; fi
+    if [ "$UNINSTALL" = yes ] && [ ! -f "$UNIT" ]; then return; fi
     command -v sudo >/dev/null || die "a service is installed with sudo, which is not there: install sudo first"
-    if [ "$INTERACTIVE" = no ] && [ "$DRY_RUN" = no ]; then
-        sudo -n true 2>/dev/null || die "sudo asks for a password here, and --non-interactive cannot give one"
-    fi
+    if [ "$DRY_RUN" = yes ] || sudo -n true 2>/dev/null; then return; fi
+    if [ "$INTERACTIVE" = no ]; then die "sudo asks for a password here, and --non-interactive cannot give one"; fi
+    say "The service needs sudo: it asks for your password now, before anything is changed."
+    sudo -v || die "without sudo there can be no service; nothing was changed"
 }
 
-# Sets CONFIG, and DATA and LOGS, the folders in which the agent writes, and its printers' URLs as KNOWN.
+# Sets CONFIG, the first that is there of those which config_file.py looks for, or that of the first Moonraker; DATA and
+# LOGS, the folders in which the agent writes; its printers' URLs as KNOWN_URLS, their names and ids as KNOWN_NAMES.
 find_config() {
-    CONFIG=
-    for folder in "$HOME/printer_data" $INSTANCES; do
-        if [ -f "$folder/config/printago.cfg" ]; then CONFIG=$folder/config/printago.cfg && break; fi
-        if [ -z "$CONFIG" ] && [ -f "$folder/config/moonraker.conf" ]; then CONFIG=$folder/config/printago.cfg; fi
-    done
+    CONFIG=$(config_files | sed -n 1p)
+    folder=$(printf '%s\n' "$INSTANCES" | sed -n 1p)
+    CONFIG=${CONFIG:-${folder:+$folder/config/printago.cfg}}
     [ -n "$CONFIG" ] || die "there is no Moonraker in $HOME/printer_data or $HOME/printer_*_data: install Moonraker" \
         "first; for printers on other hosts, write $HOME/printer_data/config/printago.cfg, see docs/install.md"
     folder=${CONFIG%/config/printago.cfg}
     DATA=$folder/printago
     LOGS=$folder/logs
-    KNOWN=
+    KNOWN_URLS=
+    KNOWN_NAMES=
     [ -f "$CONFIG" ] || return 0
-    facts=$(read_config) || exit 1
-    DATA=$(printf '%s\n' "$facts" | sed -n 1p)
-    LOGS=$(printf '%s\n' "$facts" | sed -n 2p)
-    LOGS=${LOGS:-$folder/logs}
-    KNOWN=$(printf '%s\n' "$facts" | sed 1,2d)
+    facts=$(read_config "$CONFIG") || die "nothing was changed, because the configuration has a mistake: $facts"
+    DATA=$(fact data)
+    LOGS=$(fact log)
+    if [ -n "$LOGS" ]; then LOGS=$(dirname -- "$LOGS"); else LOGS=$folder/logs; fi
+    KNOWN_URLS=$(fact url | one_host)
+    KNOWN_NAMES=$(fact name)
     check_plain "$DATA" "$LOGS"
 }
 
-# config.py needs nothing but Python itself. Its error is one line that says what to correct.
+config_files() {
+    LC_ALL=C
+    for folder in "$HOME/printer_data" "$HOME"/printer_*_data $INSTANCES; do
+        if [ -f "$folder/config/printago.cfg" ]; then printf '%s\n' "$folder/config/printago.cfg"; fi
+    done
+}
+
+# fact NAME: the values of that name in what read_config has said
+fact() { printf '%s\n' "$facts" | sed -n "s/^$1 //p"; }
+
+# Three names for this host: a Moonraker that is written down under one is no other printer under the next.
+one_host() { sed 's|//localhost$|//127.0.0.1|; s|//localhost\([:/]\)|//127.0.0.1\1|; s|//\[::1\]|//127.0.0.1|'; }
+
+# read_config FILE: what it says, or what is wrong with it. config.py needs nothing but Python itself.
 read_config() {
-    PYTHONPATH=$REPO "$PYTHON" -B - "$CONFIG" <<'END'
+    PYTHONPATH=$REPO "$PYTHON" -B - "$1" <<'END'
 import sys
 from pathlib import Path
 from printago_moonraker import config, errors
@@ -243,9 +305,15 @@ from printago_moonraker import config, errors
 try:
     settings = config.load(Path(sys.argv[1]))
 except errors.ConfigError as error:
-    sys.exit(f"install.sh: nothing was changed, because the configuration has a mistake: {error}")
-log = settings.printago.log_path
-print(settings.printago.data_path, log.parent if log else "", *(each.moonraker_url for each in settings.printers), sep="\n")
+    print(error)
+    sys.exit(1)
+print("data", settings.printago.data_path)
+if settings.printago.log_path:
+    print("log", settings.printago.log_path)
+for each in settings.printers:
+    print("url", each.moonraker_url)
+    for name in {each.name, each.printer_id}:
+        print("name", name)
 END
 }
 
@@ -278,34 +346,64 @@ printer_name() {
     host=$(uname -n | sed 's/\..*//' | tr -c 'A-Za-z0-9_\n-' '-')
     name=$(basename "$1" | sed 's/^printer_data$//; s/^printer_\(.*\)_data$/\1/' | tr -c 'A-Za-z0-9_\n-' '-')
     case $name in
-    '') printf '%s\n' "${host:-printer}" ;;
-    *[!0-9]*) printf '%s\n' "$name" ;;
-    *) printf '%s\n' "${host:-printer}-$name" ;;
+    '') name=${host:-printer} ;;
+    *[!0-9]*) ;;
+    *) name=${host:-printer}-$name ;;
     esac
+    printf '%.60s\n' "$name"
+}
+
+# free_name NAME: itself, or with the first number that makes it one which nobody has
+free_name() {
+    name=$1
+    number=1
+    while printf '%s\n' "$names" | grep -Fqx -- "$name"; do
+        number=$((number + 1))
+        name=$1-$number
+    done
+    printf '%s\n' "$name"
 }
 
 printer_sections() {
-    names=' '
-    urls=' '
+    names=$KNOWN_NAMES
+    urls=
     for instance in $INSTANCES; do
         url=$(moonraker_url "$instance")
-        if printf '%s\n' "$KNOWN" | grep -Fqx -- "$url"; then continue; fi
-        case $urls in *" $url "*)
+        place=$(printf '%s\n' "$url" | one_host)
+        if printf '%s\n' "$KNOWN_URLS" | grep -Fqx -- "$place"; then continue; fi
+        if printf '%s\n' "$urls" | grep -Fqx -- "$place"; then
             note "$instance is left out: another one has its address, $url" >&2
             continue
-            ;;
-        esac
-        urls="$urls$url "
-        printer=$(printer_name "$instance")
-        case $names in *" $printer "*) printer=$printer-2 ;; esac
-        names="$names$printer "
+        fi
+        urls=$urls$LF$place
+        printer=$(free_name "$(printer_name "$instance")")
+        names=$names$LF$printer
         printf '\n[printer %s]\nmoonraker_url: %s\n' "$printer" "$url"
     done
 }
 
-clone_origin() {
+# Without the user and password that a URL may hold: Moonraker shows the update entry to everyone.
+clone_origin() { raw_origin | sed 's|^\(https\{0,1\}://\)[^/]*@|\1|'; }
+
+raw_origin() {
     git -C "$REPO" symbolic-ref --quiet HEAD >/dev/null 2>&1 || return 0
     git -C "$REPO" remote get-url origin 2>/dev/null || true
+}
+
+# Sets UPDATE_MANAGER to yes or no: it stays what it was, or the user is asked.
+ask_for_update_manager() {
+    [ "$UPDATE_MANAGER" = ask ] || return 0
+    UPDATE_MANAGER=no
+    [ -n "$(clone_origin)" ] || return 0
+    for instance in $INSTANCES; do
+        if made_here "$instance/config/$DROP_IN" && has_line "$instance/config/moonraker.conf" "$INCLUDE"; then
+            UPDATE_MANAGER=yes
+        fi
+    done
+    if [ "$UPDATE_MANAGER" = yes ] || [ "$INTERACTIVE" = no ] || [ "$DRY_RUN" = yes ] || [ ! -t 0 ]; then return; fi
+    printf 'Shall Moonraker keep the agent up to date (a line in moonraker.conf)? [y/N] '
+    read -r answer || answer=
+    case $answer in [yY]*) UPDATE_MANAGER=yes ;; esac
 }
 
 # ---- changing
@@ -339,6 +437,7 @@ install_config() {
         { starting_config && printer_sections; } | put "$CONFIG" 644
     fi
     if [ ! -d "$DATA" ]; then run mkdir -m 700 -p "$DATA"; fi
+    if [ ! -d "$LOGS" ]; then run mkdir -p "$LOGS"; fi
 }
 
 starting_config() {
@@ -365,38 +464,37 @@ allow_service() {
     done
 }
 
-wants_update_manager() {
-    if [ "$UPDATE_MANAGER" = ask ]; then
-        UPDATE_MANAGER=no
-        for instance in $INSTANCES; do
-            if has_line "$instance/config/moonraker.conf" "$INCLUDE"; then UPDATE_MANAGER=yes; fi
-        done
-        if [ "$UPDATE_MANAGER" = no ] && [ "$INTERACTIVE" = yes ] && [ "$DRY_RUN" = no ] && [ -t 0 ] &&
-            [ -n "$(clone_origin)" ]; then
-            printf 'Shall Moonraker keep the agent up to date (a line in moonraker.conf)? [y/N] '
-            read -r answer || answer=
-            case $answer in [yY]*) UPDATE_MANAGER=yes ;; esac
-        fi
-    fi
-    [ "$UPDATE_MANAGER" = yes ] && [ -n "$(clone_origin)" ]
-}
-
 install_update_manager() {
-    wants_update_manager || return 0
+    if [ "$UPDATE_MANAGER" = no ]; then
+        for instance in $INSTANCES; do
+            if ! has_line "$instance/config/moonraker.conf" "$INCLUDE"; then continue; fi
+            say "Moonraker's update manager"
+            note "$instance/config/moonraker.conf goes on including $DROP_IN: delete that line to end it"
+        done
+        return
+    fi
     say "Moonraker's update manager"
+    if [ "$(raw_origin)" != "$(clone_origin)" ]; then
+        note "the origin of $REPO has a password in it, which Moonraker is not told; take it out there, too:"
+        note "git -C $REPO remote set-url origin $(clone_origin)"
+    fi
     for instance in $INSTANCES; do
         conf=$instance/config/moonraker.conf
+        file=$instance/config/$DROP_IN
         if grep -q "^\[update_manager $NAME\]" "$conf"; then
             note "$conf has an entry of its own, which stays"
-            continue
+        elif [ -e "$file" ] && ! made_here "$file"; then
+            note "$file is yours, and stays: put the section of $REPO/moonraker.conf.example into moonraker.conf by hand"
+        else
+            # The file first: Moonraker does not start when it cannot find what it shall include.
+            update_entry | put "$file" 644
+            append_line "$conf" "$INCLUDE"
         fi
-        # The file first: Moonraker does not start when it cannot find what it shall include.
-        update_entry | put "$instance/config/$DROP_IN" 644
-        append_line "$conf" "$INCLUDE"
     done
 }
 
 update_entry() {
+    printf '%s from moonraker.conf.example; running it again makes it anew.\n#\n' "$MADE_HERE"
     branch=$(git -C "$REPO" symbolic-ref --short HEAD)
     origin=$(clone_origin) branch=$branch repo=$REPO venv=$VENV awk '
         /^path:/ { $0 = "path: " ENVIRON["repo"] }
@@ -469,18 +567,46 @@ uninstall() {
     say "Moonraker's files"
     for instance in $INSTANCES; do
         remove_line "$instance/moonraker.asvc" "$NAME"
+        file=$instance/config/$DROP_IN
+        if [ -e "$file" ] && ! made_here "$file"; then continue; fi
         remove_line "$instance/config/moonraker.conf" "$INCLUDE"
-        if [ -f "$instance/config/$DROP_IN" ]; then run rm -f "$instance/config/$DROP_IN"; fi
+        if [ -e "$file" ]; then run rm -f "$file"; fi
     done
+    yours=$(find_yours)
     say "Python environment"
     if [ -f "$VENV/pyvenv.cfg" ]; then run rm -rf "$VENV"; fi
     say "What stays, because it is yours:"
-    for folder in "$HOME/printer_data" $INSTANCES; do
-        for each in "$folder/config/printago.cfg" "$folder/printago"; do
-            if [ -e "$each" ]; then say "$each"; fi
+    printf '%s\n' "$yours" "$REPO" | sed '/^$/d; s/^/  /'
+    warn_of_entries
+}
+
+# What there is of the agent's own, one a line; also where the configuration has put it. It takes Python to read that.
+find_yours() {
+    PYTHON=$VENV/bin/python
+    if [ ! -x "$PYTHON" ]; then PYTHON=python3; fi
+    {
+        for folder in "$HOME/printer_data" "$HOME"/printer_*_data $INSTANCES; do
+            printf '%s\n' "$folder/printago" "$folder/printago/credentials.json" "$folder"/logs/printago.log*
         done
-    done | sort -u | sed 's/^/  /'
-    note "$REPO"
+        for file in $(config_files); do
+            printf '%s\n' "$file"
+            facts=$(read_config "$file" 2>/dev/null) || facts=
+            DATA=$(fact data)
+            LOG=$(fact log)
+            printf '%s\n' "$DATA" "$DATA/credentials.json" "$LOG" "$LOG.1" "$LOG.2"
+        done
+    } | sort -u | while read -r each; do if [ -e "$each" ]; then printf '%s\n' "$each"; fi; done
+}
+
+# An entry that somebody has copied by hand is not ours to take out; Moonraker complains about it.
+warn_of_entries() {
+    for instance in $INSTANCES; do
+        for conf in "$instance"/config/*.conf; do
+            if grep -q "^\[update_manager $NAME\]" "$conf" && ! made_here "$conf"; then
+                note "$conf still has [update_manager $NAME], whose environment is gone: take it out, restart Moonraker"
+            fi
+        done
+    done
 }
 
 main() {
@@ -490,6 +616,11 @@ main() {
     check_paths
     find_systemd
     if [ "$UNINSTALL" = yes ]; then
+        for instance in $INSTANCES; do
+            for file in "$instance/moonraker.asvc" "$instance/config/moonraker.conf"; do
+                if has_line "$file" "$NAME" || has_line "$file" "$INCLUDE"; then check_writable "$file"; fi
+            done
+        done
         check_sudo
         uninstall
         return
@@ -497,8 +628,10 @@ main() {
     find_python
     check_packages
     check_disk
-    check_sudo
     find_config
+    ask_for_update_manager
+    check_files
+    check_sudo
     install_environment
     install_config
     allow_service

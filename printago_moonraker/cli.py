@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import getpass
+import io
+import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from printago_moonraker import __version__, config, log, schemas
+from printago_moonraker import __version__, config, log, program, schemas
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.errors import AgentError, ConfigError
 
@@ -26,18 +29,49 @@ _say = partial(print, flush=True)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    _open_streams()
     try:
-        code: int = options.run(options)
+        try:
+            options = _parser().parse_args(arguments)
+            program.called_with(getattr(options, "config", None))
+            code: int = options.run(options)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a reader who is gone is still one line
     except ConfigError as error:
         return _complain(str(error), EX_CONFIG)
     except AgentError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 0  # `schema | head`
+    except OSError as error:
+        _let_go(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 1  # who has read it wants no more: `schema | head`
+        return _complain(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     return code
+
+
+def _open_streams() -> None:
+    """Standard streams as the rest expects them: there, and able to show any text, if need be with a `?` in it."""
+    sys.stdin = sys.stdin or _nothing("r")  # None where the caller has closed it
+    sys.stdout = sys.stdout or _nothing("w")
+    sys.stderr = sys.stderr or _nothing("w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _nothing(mode: str) -> TextIO:
+    return cast("TextIO", Path(os.devnull).open(mode, encoding="utf-8"))
+
+
+def _let_go(stream: TextIO) -> None:
+    """Nothing more can be written: what is left would be tried again at the end of the process, and change its code."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +175,7 @@ def _pair(options: argparse.Namespace) -> int:
     from printago_moonraker import pair
 
     settings = config.load(options.config)
+    pair.check_place(settings, options.config)
     if options.code or (options.store_id is None and settings.printago.token_url and not sys.stdin.isatty()):
         return _wait_for(pair.pair_by_code(settings, _say))
     try:
@@ -153,14 +188,16 @@ def _pair(options: argparse.Namespace) -> int:
 def _ask_for_credentials(store_id: str | None) -> Credentials:
     """From a person at a terminal, the key hidden, or from standard input. Raises ValueError."""
     asking = sys.stdin.isatty()
-    if store_id is None:
-        if not asking:
-            raise ValueError("give --store-id, and the API key on standard input; or run it on a terminal")
-        store_id = input("Store ID: ")
+    if store_id is None and not asking:
+        raise ValueError("give --store-id, and the API key on standard input; or run it on a terminal")
     try:
+        store_id = input("Store ID: ") if store_id is None else store_id
         api_key = getpass.getpass("API key (stays hidden): ") if asking else sys.stdin.readline()
     except EOFError:
-        api_key = ""
+        print()  # the prompt's line is not ended yet
+        raise ValueError("nothing was entered; nothing was changed") from None
+    except UnicodeDecodeError:
+        raise ValueError("what comes on standard input is no text; give the API key there, in one line") from None
     return Credentials(store_id.strip(), api_key.strip())
 
 
@@ -218,7 +255,10 @@ def _wait_for(main_coroutine: Coroutine[Any, Any, int]) -> int:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"printago-moonraker: {sentence}", file=sys.stderr)
+    try:
+        print(f"printago-moonraker: {sentence}", file=sys.stderr, flush=True)
+    except OSError:
+        _let_go(sys.stderr)
     return code
 
 

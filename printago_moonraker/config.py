@@ -8,7 +8,6 @@ its line in the documentation.
 
 from __future__ import annotations
 
-import configparser
 import logging
 import re
 import socket
@@ -16,14 +15,14 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from printago_moonraker import credentials, log
+from printago_moonraker import config_file, credentials, log, program
 from printago_moonraker import options as parse
 from printago_moonraker.errors import ConfigError, NotPaired
 from printago_moonraker.log import printable
 from printago_moonraker.options import option, secret, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class MqttSection:
     host: str = option(PRINTAGO_BROKER, parse.host, "The broker.")
     port: int = option("8883", parse.integer(1, 65535), "The broker's port.")
     tls: bool = option("on", parse.boolean, "Whether the connection is encrypted; the certificate is always verified.")
-    ca_file: Path | None = option(None, parse.existing_file, "Certificates to trust instead of the system's.")
+    ca_file: Path | None = option(None, parse.certificates, "Certificates to trust instead of the system's.")
     cert_file: Path | None = option(None, parse.existing_file, "This client's certificate.")
     key_file: Path | None = option(None, parse.existing_file, "The key of cert_file, when it is not in it.")
     transport: str = option("tcp", parse.choice("tcp", "websockets"), "How MQTT travels: tcp or websockets.")
@@ -88,6 +87,8 @@ class MqttSection:
             raise ValueError(f"path: {shown(self.path)} does not begin with /; write it like /mqtt")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file beside it")
+        if self.cert_file:
+            parse.check_client_certificate(self.cert_file, self.key_file)
         if self.password and not self.username:
             raise ValueError("password_file needs username beside it")
         topics = [topic for topic in self.topics().values() if topic]
@@ -123,7 +124,7 @@ class PrinterConfig:
         "http://127.0.0.1:7125", parse.url, "Where Moonraker is; a path prefix may follow the port."
     )
     moonraker_ca_file: Path | None = option(
-        None, parse.existing_file, "Certificates to trust for an https moonraker_url, instead of the system's."
+        None, parse.certificates, "Certificates to trust for an https moonraker_url, instead of the system's."
     )
     moonraker_api_key_file: Path | None = option(
         None, parse.existing_file, "A file with the key, where this host is not trusted."
@@ -211,7 +212,7 @@ class Config:
         if found is not None:
             return replace(mqtt, username=found.store_id, password=found.api_key)
         if mqtt.host == PRINTAGO_BROKER and mqtt.cert_file is None:
-            raise NotPaired("this host is not paired with Printago: run printago-moonraker pair")
+            raise NotPaired(f"this host is not paired with Printago: run {program.command('pair')}")
         return mqtt
 
     def __post_init__(self) -> None:
@@ -237,16 +238,24 @@ class Config:
 
 
 def load(given: Path | None = None) -> Config:
-    """The configuration of file `given`, or of ~/printer_data/config/printago.cfg, which need not be there.
+    """The configuration of file `given`, or of the default one, which need not be there.
 
     Raises ConfigError: one line that names file, section, option, what is wrong and what to do.
     """
-    name = DEFAULT_PATH if given is None else str(given)
+    name = "" if given is None else str(given)
     try:
-        file = parse.path(name if name.startswith("~") else str(Path(name).absolute()))
-        return _build(file, dict(_sections(file, required=given is not None)))
+        file = config_file.default_path() if given is None else _absolute(name)
+        name = name or str(file)
+        return _build(file, dict(config_file.sections(file, required=given is not None)))
     except ValueError as error:
-        raise ConfigError(printable(f"{name}: {error}.", 1000)) from error
+        raise ConfigError(printable(f"{name or DEFAULT_PATH}: {error}.", 1000)) from error
+
+
+def _absolute(name: str) -> Path:
+    try:
+        return parse.path(name if name.startswith("~") else str(Path(name).absolute()))
+    except OSError as error:  # the current folder was deleted
+        raise ValueError("the current folder is gone; name the file by its whole path") from error
 
 
 def read_secret(file: Path) -> str:
@@ -266,7 +275,7 @@ def _secret(file: Path) -> str:
         others_may_read = file.stat().st_mode & 0o004
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} cannot be read ({_reason(error)}); put the secret there, readable by this user"
+            f"{file} cannot be read ({config_file.reason(error)}); put the secret there, readable by this user"
         ) from error
     if not value or not value.isprintable():
         raise ValueError(f"{file} does not hold one line of text; put the secret there, and nothing else")
@@ -274,38 +283,6 @@ def _secret(file: Path) -> str:
     if others_may_read:
         logger.warning("%s can be read by every user of this host; chmod 600 it", file)
     return value
-
-
-def _sections(file: Path, *, required: bool) -> Iterator[tuple[str, Mapping[str, str]]]:
-    # default_section: [DEFAULT] is a section like any other here, that is to say an unknown one.
-    parser = configparser.ConfigParser(
-        delimiters=(":", "="),
-        comment_prefixes=("#",),
-        inline_comment_prefixes=("#",),
-        interpolation=None,
-        default_section="",
-    )
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            parser.read_file(lines)
-    except FileNotFoundError as error:
-        if required:
-            raise ValueError("there is no such file; create it (it may be empty) or leave out -c") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"cannot be read ({_reason(error)}); it must be a text file that this user may read"
-        ) from error
-    except configparser.DuplicateOptionError as error:
-        raise ValueError(f"[{error.section}] {error.option}: given again in line {error.lineno}; keep one") from error
-    except configparser.DuplicateSectionError as error:
-        raise ValueError(
-            f"[{error.section}]: begins again in line {error.lineno}; make one section of the two"
-        ) from error
-    except configparser.MissingSectionHeaderError as error:
-        raise ValueError(f"line {error.lineno} comes before any section; begin with one, like [printago]") from error
-    except configparser.ParsingError as error:
-        raise ValueError(f"line {error.errors[0][0]} is not understood; write it as name: value") from error
-    yield from parser.items()
 
 
 def _build(file: Path, sections: dict[str, Mapping[str, str]]) -> Config:
@@ -330,6 +307,10 @@ def _read(cls: type[T], section: str, items: Mapping[str, str], **values: Any) -
     declared = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
     for name, text in items.items():
         each = declared.get(name)
+        if config_file.is_unclosed(name):
+            raise ValueError(
+                f"[{section}] a line in it begins another section, and does not end it; write it like [mqtt]"
+            )
         if each is None or "parse" not in each.metadata:
             raise ValueError(f"[{section}] {_unknown_option(name, section)}")
         try:
@@ -385,7 +366,3 @@ def _nearest(name: str, known: Iterable[str]) -> list[str]:
 
 def _first_double(values: Sequence[str]) -> str | None:
     return next((value for index, value in enumerate(values) if value in values[:index]), None)
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8"

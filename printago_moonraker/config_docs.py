@@ -16,10 +16,10 @@ _HEAD: Final = """\
 
 <!-- Made by `python -m printago_moonraker.config_docs > docs/configuration.md`; a test compares the two. -->
 
-`printago.cfg` is in `~/printer_data/config/`, where Mainsail and Fluidd can edit it; `-c FILE` names another. It is
-written like Klipper's own: `name: value` or `name = value`, `#` begins a comment, `~` is the home folder. It holds no
-secret: those are in the credentials file that `printago-moonraker pair` writes, or in files that options ending in
-`_file` name.
+`printago.cfg` is in `~/printer_data/config/`, where Mainsail and Fluidd can edit it (on a host with nothing but
+`~/printer_*_data`, in the `config` folder of the first of them); `-c FILE` names another. It is written like Klipper's
+own: `name: value` or `name = value`, `#` and `;` begin a comment, `~` is the home folder. It holds no secret: those are
+in the credentials file that `printago-moonraker pair` writes, or in files that options ending in `_file` name.
 
 Every option has a default, and a printer on the same host needs none of them. A section or option that does not exist
 is an error which names the one that is probably meant; `printago-moonraker doctor` checks the file. After a change,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import secrets
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from printago_moonraker import program
 from printago_moonraker.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NAME: Final = "credentials.json"
@@ -44,7 +49,8 @@ def read(folder: Path) -> Credentials | None:
         raise ConfigError(f"{file} cannot be read ({error.strerror}); run this as the user who paired.") from error
     except (ValueError, LookupError, TypeError) as error:
         # The error's own text may quote the file.
-        raise ConfigError(f"{file} does not hold what the pairing has written; run printago-moonraker pair.") from error
+        remedy = program.command("pair")
+        raise ConfigError(f"{file} does not hold what the pairing has written; run {remedy}.") from error
 
 
 def write(folder: Path, credentials: Credentials) -> Path:
@@ -52,23 +58,64 @@ def write(folder: Path, credentials: Credentials) -> Path:
 
     Raises ConfigError when the folder cannot be written to.
     """
+    with staged(folder, credentials) as put:
+        return put()
+
+
+@contextmanager
+def staged(folder: Path, credentials: Credentials) -> Iterator[Callable[[], Path]]:
+    """Write them beside what is there, so that a full disk or a folder of somebody else is known at once; what the
+    block gets puts them in its place, and returns the file. Both raise ConfigError.
+    """
     file = folder / NAME
     new = folder / f".{NAME}.{secrets.token_hex(4)}"
     text = json.dumps({"store_id": credentials.store_id, "api_key": credentials.api_key}, indent=2) + "\n"
-    try:
+    with _writing(file):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            new.replace(file)
-        finally:
+    try:
+        with (
+            _writing(file),
+            os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out,
+        ):
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        yield partial(_put, new, file)
+    finally:
+        with suppress(OSError):
             new.unlink(missing_ok=True)
-        _sync(folder)
-    except OSError as error:
-        raise ConfigError(f"[printago] data_path: {file} cannot be written ({error.strerror}).") from error
+
+
+def _put(new: Path, file: Path) -> Path:
+    with _writing(file):
+        new.replace(file)
+        _sync(file.parent)
     return file
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "give the folder to this user, make room, or choose another data_path"
+        raise ConfigError(f"[printago] data_path: {file} cannot be written ({error.strerror}); {remedy}.") from error
+
+
+def other_owner(folder: Path) -> str | None:
+    """To whom `folder` belongs, or what there is of its path, when root would write into another user's: that user's
+    agent could not read the file. None when that is not so.
+    """
+    if os.geteuid() != 0:
+        return None
+    there = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
+    owner = there.stat().st_uid
+    if owner == 0:
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"the user with the ID {owner}"
 
 
 def forget(folder: Path) -> bool:
@@ -79,7 +126,7 @@ def forget(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigError(f"{folder / NAME} cannot be removed ({error.strerror}).") from error
+        raise ConfigError(f"{folder / NAME} cannot be removed ({error.strerror}); delete it by hand.") from error
     return True
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import shutil
 import socket
 import sys
@@ -15,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from printago_moonraker import config
+from printago_moonraker import config, findings
 from printago_moonraker.clock import Clock, Trust
 from printago_moonraker.errors import AgentError, CommandError, ConfigError, ConnectionRefused
 from printago_moonraker.findings import Check, Failed, Outcome, Report, as_json, as_text, exit_code, plain
@@ -31,7 +33,7 @@ from printago_moonraker.printer import picture
 from printago_moonraker.printer.camera import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from printago_moonraker.config import Config, PrinterConfig
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OVERALL: Final = 55.0  # s
+AT_ONCE: Final = 8  # printers whose topics are tried at the same time
+SERVED: Final = ("config", "gcodes", "logs", "docs")  # Moonraker's roots, in its data folder
+INSTANCE: Final = re.compile(r"printer(_.*)?_data")
 MIN_FREE: Final = 100 * 1024 * 1024  # bytes: the outbox of a long outage, and the log
 
 
@@ -51,6 +56,8 @@ async def examine(given: Path | None) -> list[Check]:
     if settings is None:
         return first.checks
     await first.make("disk", _disk(settings))
+    for saw, todo in _data_folder(settings.printago.data_path):
+        first.add("data folder", Outcome.WARNING, saw, todo)
     await first.make("clock", _clock())
     cloud, printers = Report(), [Report(each.name) for each in settings.printers]
     chains = [partial(_cloud, settings, cloud)]
@@ -96,6 +103,24 @@ async def _disk(settings: Config) -> tuple[bool, str]:
     if usage.free < MIN_FREE:
         raise Failed(saw, "Delete old G-code files, logs or backups.")
     return True, saw
+
+
+def _data_folder(folder: Path) -> Iterator[tuple[str, str]]:
+    """What else is wrong with the folder that holds the key, and what to do."""
+    try:
+        mode = folder.stat().st_mode & 0o777
+    except OSError:  # there is none yet, or `disk` has said it
+        mode = 0
+    if mode & 0o077:
+        yield f"{folder} is open to other users of this host ({mode:04o})", f"chmod 700 {shlex.quote(str(folder))}"
+    for each in (folder, *folder.parents):
+        data = each.parent
+        if each.name in SERVED and (INSTANCE.fullmatch(data.name) or os.access(data / "moonraker.asvc", os.F_OK)):
+            saw = f"{folder} is in {each}, whose files Moonraker shows to everyone whom it lets in"
+            yield (
+                saw,
+                f"Set data_path to a folder beside it, like {data / 'printago'}, move the files, restart the agent.",
+            )
 
 
 async def _clock() -> tuple[bool, str]:
@@ -197,7 +222,7 @@ async def _cloud(settings: Config, report: Report) -> None:
     if reached is None:
         return
     if await report.make("login", _login(endpoint, refused), "topic rights"):
-        await report.make("topic rights", _topics(settings, login))
+        await report.make("topic rights", _topics(settings, login), limit=OVERALL)
 
 
 def _own(endpoint: Endpoint) -> Endpoint:
@@ -237,14 +262,31 @@ async def _login(endpoint: Endpoint, refused: AgentError | None) -> tuple[bool, 
 
 
 async def _topics(settings: Config, login: config.MqttSection) -> tuple[bool, str]:
-    for printer in settings.printers:
+    """All printers' topics, some at a time: over a slow line a farm takes longer than one check may."""
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def check(printer: PrinterConfig) -> str | Failed:
         endpoint, topics = _own(endpoint_for(login, printer.printer_id)), topics_for(settings, printer)
-        data = {"event": "Message", "message": "printago-moonraker doctor checks the right to publish."}
-        codec = codec_for(settings, printer)
-        await _link(pairing.check_topics(endpoint, topics, codec, "event", data), endpoint)
-    return True, f"may read {topics.commands}, may write {topics.message('event')}" + (
-        f", and the same for {len(settings.printers) - 1} more" if len(settings.printers) > 1 else ""
-    )
+        async with free:
+            try:
+                async with asyncio.timeout(findings.STEP):
+                    written = await _link(
+                        pairing.check_rights(endpoint, topics, codec_for(settings, printer)), endpoint
+                    )
+            except TimeoutError:
+                return Failed(
+                    f"{printer.name}: no answer within {findings.STEP:.0f} s", "Check the network in between."
+                )
+            except Failed as failed:
+                return failed
+        return f"may read {topics.commands}, may write {written}"
+
+    found = await asyncio.gather(*map(check, settings.printers))
+    bad = [each for each in found if isinstance(each, Failed)]
+    more = f", and the same for {len(bad or found) - 1} more" if len(bad or found) > 1 else ""
+    if bad:
+        raise Failed(f"{bad[0].saw}{more}", bad[0].todo)
+    return True, f"{found[0]}{more}"
 
 
 async def _link(attempt: Awaitable[T], endpoint: Endpoint) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import ssl
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ def path(text: str) -> Path:
 
 
 def existing_file(text: str) -> Path:
+    """A file's absolute path. What does not look like one is not repeated: it may be the secret that belongs into the
+    file.
+    """
+    if not text.startswith(("/", "~")):
+        raise ValueError(
+            "is not an absolute path; begin it with / or ~/ (a secret goes into the file that is named here)"
+        )
     value = path(text)
     try:
         found = value.is_file()
@@ -56,6 +64,36 @@ def existing_file(text: str) -> Path:
     if not found:
         raise ValueError(f"there is no file {shown(str(value))}; correct the path")
     return value
+
+
+def certificates(text: str) -> Path:
+    """A file with certificates in PEM, of authorities to trust."""
+    value = existing_file(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except OSError as error:  # SSLError is one
+        raise ValueError(
+            f"{shown(str(value))} holds no certificates that can be read ({_why(error)}); it must be a PEM file"
+        ) from error
+    return value
+
+
+def check_client_certificate(cert_file: Path, key_file: Path | None) -> None:
+    """Raises ValueError when the two cannot be used together."""
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_cert_chain(cert_file, key_file, password=lambda: "")  # never ask on the terminal
+    except (OSError, ValueError) as error:
+        names = "cert_file and key_file" if key_file else "cert_file"
+        raise ValueError(
+            f"{names}: cannot be used ({_why(error)}); a certificate and its key in PEM are needed, without a password"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "it is not PEM").replace("_", " ").lower()
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def boolean(text: str) -> bool:

@@ -8,19 +8,19 @@ import io
 import json
 import os
 import platform
-import re
 import sqlite3
 import subprocess
 import tarfile
+import traceback
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from printago_moonraker import __version__, config, doctor, log
+from printago_moonraker import __version__, config, config_file, doctor, log
 from printago_moonraker.errors import AgentError
 from printago_moonraker.findings import as_json
-from printago_moonraker.log import hidden
+from printago_moonraker.redaction import redacted, shareable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,18 +31,6 @@ MAX_LOG_BYTES: Final = 2_000_000  # of the end of each file
 _JOURNAL: Final = ["journalctl", "--unit=printago-moonraker*", "--lines=5000", "--no-pager", "--output=short-iso"]
 _JOURNAL_TIMEOUT: Final = 15.0  # s
 _PACKAGES: Final = ("aiohttp", "jsonschema", "paho-mqtt", "pillow", "websockets")
-
-# What may be a secret wherever it stands, also one that this process has never been told: an earlier key in an old log,
-# a password that somebody has put where none belongs.
-_WORD = r"[\w-]*(?:password|secret|token|api[_-]?key)[\w-]*(?<!_file)(?<!_url)[\"']?\s*[:=]"
-_PATTERNS: Final = (
-    (re.compile(rf"(?im)^(\s*{_WORD}).*$"), r"\1 ***"),
-    (re.compile(rf"(?i)({_WORD}\s*[\"']?)[^\s\"',}}]+"), r"\1***"),
-    (re.compile(r"(?i)(apiclient_)[^_\s\"',)]+"), r"\1***"),
-    (re.compile(r"(?i)\b(\w+)://[^/\s@\"']+@"), r"\1://***@"),
-    (re.compile(r"(?i)(\bhttps?://[^\s?\"']+\?)[^\s\"'<>)]+"), r"\1***"),
-    (re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}"), r"\1***"),
-)
 
 
 def run(given: Path | None, output: Path | None, write: Callable[[str], object] = print) -> int:
@@ -66,20 +54,11 @@ def run(given: Path | None, output: Path | None, write: Callable[[str], object] 
     return 0
 
 
-def redacted(text: str) -> str:
-    """`text` with `***` in the place of what is a secret, or looks like one."""
-    text = hidden(text)
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def collect(given: Path | None) -> dict[str, str]:
-    """What goes into the archive, by its name there; not yet redacted."""
+    """What goes into the archive, by its name there; not yet redacted, but for the configuration."""
     parts = {"versions.json": _json(_versions())}
-    path = (given or Path(config.DEFAULT_PATH)).expanduser()
-    parts["printago.cfg"] = _read(path)
-    parts["doctor.json"] = as_json(asyncio.run(doctor.examine(given)))
+    parts["printago.cfg"] = _config_text(given)
+    parts["doctor.json"] = _findings(given)
     settings = None
     try:
         settings = config.load(given)
@@ -91,6 +70,24 @@ def collect(given: Path | None) -> dict[str, str]:
         parts |= _logs(settings.printago.log_path)
     parts["journal.txt"] = _journal()
     return parts
+
+
+def _config_text(given: Path | None) -> str:
+    try:
+        path = given.expanduser() if given else config_file.default_path()
+        return shareable(path.read_text("utf-8-sig", "replace"))
+    except OSError as error:
+        return f"{path}: {error.strerror}\n"
+    except (ValueError, RuntimeError) as error:  # no home folder
+        return f"{error}\n"
+
+
+def _findings(given: Path | None) -> str:
+    try:
+        return as_json(asyncio.run(doctor.examine(given)))
+    except Exception as error:
+        # A defect of the doctor's is what the archive may be wanted for: it must not cost the rest of it.
+        return _json({"ok": False, "error": "".join(traceback.format_exception(error))})
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from printago_moonraker import config, log
 from printago_moonraker.config import Config, MqttSection, PrinterConfig, load, read_secret
 from printago_moonraker.errors import ConfigError
+from tests.fakes.tls import make_authority
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +221,8 @@ def test_facts_stay(file: Path) -> None:
         ("[mqtt]\nhost: mqtt://a:1", None),
         ("[mqtt]\npath: mqtt", "[mqtt] path: 'mqtt' does not begin with /; write it like /mqtt."),
         ("[mqtt]\nca_file: /nope.pem", "[mqtt] ca_file: there is no file '/nope.pem'; correct the path."),
-        ("[mqtt]\nca_file: ca.pem", "[mqtt] ca_file: 'ca.pem' is not an absolute path; begin it with / or ~/."),
+        ("[mqtt]\nca_file: ca.pem", "[mqtt] ca_file: is not an absolute path; begin it with / or ~/ "
+            "(a secret goes into the file that is named here)."),
         ("[mqtt]\ncommand_topic: a/#", None),
         ("[mqtt]\ncommand_topic: a/{type}", None),
         ("[mqtt]\ncommand_topic: a\navailability_topic: a", None),
@@ -257,6 +259,60 @@ def test_what_is_wrong_is_said(file: Path, text: str, message: str | None) -> No
     assert said.startswith(("[", "line "))
     assert said.endswith(".")
     assert len(said) < 300
+
+
+KEY = "pk_live_0123456789abcdefghijKLMNOPQRSTUV"
+
+
+@pytest.mark.parametrize("option", ["ca_file", "cert_file", "key_file", "password_file"])
+def test_a_secret_in_the_place_of_its_file_is_not_repeated(file: Path, option: str) -> None:
+    """A key that was typed where the name of its file belongs stays out of the message, and so out of the journal."""
+    for value in (KEY, f"keys/{KEY}"):
+        said = refused(file, f"[mqtt]\nusername: a\n{option}: {value}\n")
+        assert KEY not in said
+        assert f"[mqtt] {option}: is not an absolute path" in said
+    assert KEY not in refused(file, f"[printer a]\nmoonraker_api_key_file: {KEY}\n")
+
+
+def test_files_of_tls_are_looked_into(file: Path, home: Path) -> None:
+    """Files for TLS that cannot be used are a mistake in the configuration, found before any broker is asked."""
+    (home / "ca.pem").write_text("no certificate\n")
+    for text in (f"[mqtt]\nca_file: {home}/ca.pem\n", f"[printer a]\nmoonraker_ca_file: {home}/ca.pem\n"):
+        said = refused(file, text)
+        assert "ca_file: '/" in said
+        assert "holds no certificates that can be read (no certificate" in said
+    assert "cert_file: cannot be used" in refused(file, f"[mqtt]\ncert_file: {home}/ca.pem\n")
+
+
+def test_the_files_of_a_farm_are_taken(file: Path, home: Path) -> None:
+    """An authority, a certificate and its key in PEM are taken."""
+    authority = make_authority(home)
+    certificate, key = home / "good.pem", home / "good.key"
+    text = f"ca_file: {authority.ca}\ncert_file: {certificate}\nkey_file: {key}\n"
+    assert written(file, f"[mqtt]\n{text}").mqtt.key_file == key
+
+
+@pytest.mark.parametrize("text", ["[mqtt", "[printago]\n[mqtt\nport: 1", "[printago]\n[printer a: b\n", "[mqtt # x"])
+def test_a_section_that_is_not_closed(file: Path, text: str) -> None:
+    """A bracket that is missing is named as that."""
+    assert "begins" in refused(file, text)
+    assert "does not end it" in refused(file, text)
+
+
+def test_both_comments_of_klippers(file: Path) -> None:
+    """# and ; begin a comment, at the start of a line and behind a value, also where the comment has a colon."""
+    loaded = written(file, "; a: b\n[mqtt]\n; x: y\n# x: y\nport: 1883 ; the port: here\nusername: a;b\n")
+    assert (loaded.mqtt.port, loaded.mqtt.username) == (1883, "a;b")
+
+
+def test_a_current_folder_that_is_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name in a folder that was deleted is one line."""
+    gone = home / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the current folder is gone; name the file by its whole path"):
+        load(Path("x.cfg"))
 
 
 def test_a_named_file_must_be_there(home: Path) -> None:

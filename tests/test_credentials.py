@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,10 +44,30 @@ def test_it_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConfigError, match=r"cannot be written .No space left on device.\."):
+    with pytest.raises(ConfigError, match=r"cannot be written .No space left on device.; .*make room"):
         credentials.write(tmp_path, Credentials("store-2", "key-2"))
     assert credentials.read(tmp_path) == FOUND
     assert [each.name for each in tmp_path.iterdir()] == [NAME]
+
+
+def test_nothing_is_put_before_it_is_wanted(tmp_path: Path) -> None:
+    """Staged credentials replace nothing until they are put, and leave nothing when they are not."""
+    credentials.write(tmp_path, FOUND)
+    with credentials.staged(tmp_path, Credentials("store-2", "key-2")):
+        assert credentials.read(tmp_path) == FOUND
+    assert credentials.read(tmp_path) == FOUND
+    assert [each.name for each in tmp_path.iterdir()] == [NAME]
+
+
+def test_whose_folder_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is told whose agent could not read what he would write; anybody else writes as himself."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 1, 1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    owner = pwd.getpwuid(tmp_path.stat().st_uid).pw_name
+    assert credentials.other_owner(tmp_path / "not" / "there yet") == owner
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert credentials.other_owner(tmp_path) is None
 
 
 def test_it_is_forgotten(tmp_path: Path) -> None:

@@ -7,17 +7,24 @@ import errno
 import json
 import os
 import shutil
+import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from printago_moonraker import config, credentials, doctor, findings
+from printago_moonraker import config, credentials, doctor, findings, program
 from printago_moonraker.clock import Clock
 from printago_moonraker.credentials import Credentials
 from printago_moonraker.findings import Check, Outcome, as_json, as_text, exit_code, plain
+from printago_moonraker.printago import pairing
+from printago_moonraker.printago.endpoint import Message, endpoint_for
+from printago_moonraker.printago.mqtt import connect
 from printago_moonraker.virtual.webcam import make_picture
+from tests.e2e.farm import until
 from tests.fakes.account import KEY, OTHER_KEY, STORE, account_broker
 from tests.fakes.moonraker import FakeMoonraker, Refusal
 from tests.fakes.mosquitto import free_port
@@ -26,7 +33,6 @@ from tests.fakes.tls import Authority, make_authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 CHECKS = ["config", "disk", "clock", "Moonraker", "Klipper", "webcams"]
 CHECKS += ["name resolution", "broker", "login", "topic rights"]
@@ -233,7 +239,122 @@ async def test_no_right_to_publish(tmp_path: Path, moonraker: FakeMoonraker) -> 
     async with account_broker(tmp_path, rights=("read printago/#",)) as broker:
         check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
     assert check.name == "topic rights"
-    assert "printago/voron/event" in check.saw
+    assert "printago/voron/pairing" in check.saw
+
+
+async def test_nobody_hears_anything_new(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """The right to publish is tried by saying again what the availability topic says: no event, no other state."""
+    heard: list[Message] = []
+    async with account_broker(tmp_path) as broker:
+        file = write(tmp_path, moonraker.url, broker.port)
+        me = endpoint_for(config.load(file).login(), "voron")
+        async with connect(
+            replace(me, client_id="cloud"), subscriptions=["printago/#"], on_message=heard.append
+        ) as cloud:
+            await cloud.publish("printago/voron/availability", b"connected", retain=True)
+            checks = await doctor.examine(file)
+            await cloud.publish("printago/end", b"")
+        assert exit_code(checks) == 0, as_text(checks)
+        assert [(each.topic, each.payload) for each in heard] == [("printago/voron/availability", b"connected")]
+        assert "may write printago/voron/availability" in as_text(checks)
+        kept: list[Message] = []
+        async with connect(me, subscriptions=["printago/voron/availability"], on_message=kept.append):
+            await until(lambda: bool(kept))
+        assert [(each.payload, each.retain) for each in kept] == [(b"connected", True)]
+
+
+async def test_what_a_new_host_says(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """Before the agent's first start there is no availability to repeat: Printago hears `paired`, which is true."""
+    heard: list[Message] = []
+    async with account_broker(tmp_path) as broker:
+        file = write(tmp_path, moonraker.url, broker.port)
+        cloud = replace(endpoint_for(config.load(file).login(), "voron"), client_id="cloud")
+        async with connect(cloud, subscriptions=["printago/#"], on_message=heard.append):
+            await doctor.examine(file)
+    (message,) = heard
+    assert message.topic == "printago/voron/pairing"
+    assert json.loads(message.payload)["data"]["outcome"] == "paired"
+
+
+async def test_a_farm_at_the_end_of_a_slow_line(
+    tmp_path: Path, moonraker: FakeMoonraker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many printers' topics are tried side by side, each with its own time; one that has no answer is named."""
+    monkeypatch.setattr(findings, "STEP", 0.5)
+    at_once = most = 0
+    silent = "p7"
+
+    async def slow(endpoint: Any, *_: Any) -> str:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            await asyncio.sleep(9 if f"_{silent}-" in endpoint.client_id else 0.2)
+        finally:
+            at_once -= 1
+        return "x"
+
+    monkeypatch.setattr(pairing, "check_rights", slow)
+    extra = "\n".join(f"[printer p{number}]\nmoonraker_url: {moonraker.url}/{number}" for number in range(29))
+    async with account_broker(tmp_path) as broker:
+        file = write(tmp_path, moonraker.url, broker.port, extra=extra)
+        settings = config.load(file)
+        with pytest.raises(findings.Failed, match=f"{silent}: no answer within"):
+            await doctor._topics(settings, settings.login())
+        silent = "nobody"
+        _, saw = await doctor._topics(settings, settings.login())
+    assert saw.endswith("and the same for 29 more")
+    assert most == doctor.AT_ONCE
+
+
+@pytest.mark.parametrize("answer", [None, [], "text", 5])
+@pytest.mark.parametrize("method", ["server.info", "printer.info", "server.webcams.list"])
+async def test_an_answer_that_nobody_expects(
+    tmp_path: Path, moonraker: FakeMoonraker, method: str, answer: object
+) -> None:
+    """Whatever Moonraker answers, all that went well is shown, and what hangs on the answer is not checked."""
+    moonraker.answers[method] = answer
+    async with account_broker(tmp_path) as broker:
+        checks = await doctor.examine(write(tmp_path, moonraker.url, broker.port))
+    name, without = {
+        "server.info": ("Moonraker", ["Klipper", "webcams"]),
+        "printer.info": ("Klipper", []),
+        "server.webcams.list": ("webcams", []),
+    }[method]
+    check = failed(checks, *without)
+    assert check.name == name
+    assert "an answer that cannot be understood (" in check.saw
+    assert check.todo
+
+
+async def test_webcams_that_are_null(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A list that is null where webcams should be is a finding like any other."""
+    moonraker.answers["server.webcams.list"] = {"webcams": None}
+    async with account_broker(tmp_path) as broker:
+        check = failed(await doctor.examine(write(tmp_path, moonraker.url, broker.port)))
+    assert (check.name, "TypeError" in check.saw) == ("webcams", True)
+
+
+async def test_a_data_folder_that_others_may_read(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """A folder of secrets that other users may enter, or that Moonraker serves, is a warning, not a failure."""
+    async with account_broker(tmp_path) as broker:
+        file = write(tmp_path, moonraker.url, broker.port)
+        (tmp_path / "data").chmod(0o750)
+        served = tmp_path / "printer_2_data/config/secret"
+        for folder, saw in (
+            (tmp_path / "data", "open to other users of this host (0750)"),
+            (served, "Moonraker shows"),
+        ):
+            file.write_text(file.read_text().replace(f"{tmp_path}/data", str(folder)))
+            credentials.write(folder, Credentials(STORE, KEY))
+            checks = await doctor.examine(file)
+            assert exit_code(checks) == 0, as_text(checks)
+            (warning,) = (check for check in checks if check.outcome is Outcome.WARNING)
+            assert warning.name == "data folder"
+            assert saw in warning.saw
+            assert str(folder) in warning.saw
+            assert warning.todo
+            assert as_text(checks).endswith("All works; 1 thing should be mended.")
 
 
 async def test_each_printer_is_checked(tmp_path: Path, moonraker: FakeMoonraker) -> None:
@@ -304,6 +425,18 @@ def test_a_person_reads_it(width: int) -> None:
     assert lines[-1] == "1 of 3 checks failed."
 
 
+def test_what_can_be_pasted_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line or a path is not cut in two, however narrow the terminal."""
+    monkeypatch.setattr(sys, "argv", ["/home/pi/printago-moonraker-env/bin/printago-moonraker"])
+    monkeypatch.setattr(program, "_named", Path("/home/pi/a/very/long/way/to/printago.cfg"))
+    command = program.command("pair")
+    lines = as_text(
+        [Check("login", Outcome.FAILED, f"/x{'/long' * 20}", f"Copy them, and run {command} (or not).")], 60
+    )
+    assert command in lines
+    assert f"/x{'/long' * 20}" in lines
+
+
 def test_a_program_reads_it() -> None:
     """The same as JSON, with one member that says whether all is well."""
     report = json.loads(as_json(SOME))
@@ -322,6 +455,6 @@ def test_a_program_reads_it() -> None:
 def test_an_old_terminal_shows_it_too(encoding: str | None) -> None:
     """Where there is no ✓, something else tells well, failed and not checked apart; elsewhere nothing changes."""
     lines = plain(as_text([*SOME, Check("Ж", Outcome.OK, "ü")]), encoding).splitlines()
-    assert [line.strip()[0] for line in lines[:3]] == ["+", "v", "!"]
+    assert [line.strip()[0] for line in lines[:3]] == ["+", "v", "x"]
     "\n".join(lines).encode(encoding or "ascii")
     assert plain(as_text(SOME), "utf-8") == as_text(SOME)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from printago_moonraker import __version__
+from printago_moonraker import __version__, program
 from printago_moonraker.errors import ConfigError, ConnectionRefused, LoginRefused, NotPaired
 from printago_moonraker.printago.mqtt import connect
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from printago_moonraker.printago.envelope import EnvelopeCodec, Topics
 
 PROTOCOL: Final = 1
+PATIENCE: Final = 1.0  # s until what the broker has kept of a topic has come; it comes with the subscription
 
 # OpenSSL's X509_V_ERR_*, x509_vfy.h.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -48,6 +50,28 @@ async def check_topics(
         await session.publish(topics.message(kind), codec.encode(kind, data, at=datetime.now(UTC)))
 
 
+async def check_rights(endpoint: Endpoint, topics: Topics, codec: EnvelopeCodec) -> str:
+    """As `check_topics`, but nobody hears anything new: what the availability topic says is said again; where it says
+    nothing that we may read, `paired`, as at each start of the agent. Returns the topic that was written to.
+    """
+    present: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def hear(message: Message) -> None:
+        if message.topic == topics.availability and message.retain and message.payload:
+            present.put_nowait(message.payload)
+
+    async with connect(endpoint, subscriptions=[topics.availability, topics.commands], on_message=hear) as session:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                payload = await present.get()
+        except TimeoutError:
+            topic, payload = topics.message("pairing"), codec.encode("pairing", outcome("paired"), at=datetime.now(UTC))
+        else:
+            topic = topics.availability
+        await session.publish(topic, payload, content_type=None if topic == topics.availability else "application/json")
+    return topic
+
+
 async def publish(
     endpoint: Endpoint, topics: Topics, codec: EnvelopeCodec, data: dict[str, Any], *, availability: bytes | None = None
 ) -> None:
@@ -62,13 +86,14 @@ def advice(error: AgentError, endpoint: Endpoint | None = None) -> str:
     """What to do about an error of the link to the broker: a sentence or two for the owner of the printer."""
     cause = error.__cause__
     if isinstance(error, NotPaired):
-        return "Run printago-moonraker pair."
+        return f"Run {program.command('pair')}."
     if isinstance(error, ConfigError):
         return ""  # it says so itself
     if isinstance(error, LoginRefused):
+        # The command comes first: a log line has room for two hundred characters.
         return (
-            "The store ID or the API key is wrong, they do not belong together, or the key was revoked: copy both anew "
-            "from Printago, and run printago-moonraker pair (or correct [mqtt] username and password_file, if set)."
+            f"Run {program.command('pair')} again: the store ID or the API key is wrong, or the key was revoked; copy "
+            "both anew from Printago (or correct [mqtt] username and password_file, if set)."
         )
     if isinstance(error, ConnectionRefused):
         return "The API key may not use this printer's topics: check its rights at Printago, and printer_id here."

@@ -151,7 +151,7 @@ async def test_from_unpaired_to_paired_to_revoked_and_back(place: Place) -> None
 
         place.broker.set_key(OTHER_KEY)
         place.broker.reload()
-        await until(lambda: "The store ID or the API key is wrong" in place.words().partition("connected to 127")[2])
+        await until(lambda: "Not authorized. Run " in place.words().partition("connected to 127")[2])
         start = len(cloud.envelopes)
         await place.printer.moonraker("printer.emergency_stop")
         assert (await place.pair(KEY))[0] == 1  # the old one is not taken again
@@ -183,11 +183,12 @@ async def test_pairing_again_with_the_same_key(place: Place) -> None:
 
 @pytest.mark.parametrize(("store", "key"), [(STORE, OTHER_KEY), ("store-0000", KEY)])
 async def test_wrong_credentials_are_told_in_plain_words(place: Place, store: str, key: str) -> None:
-    """A wrong store or key is one line, exit code 1, nothing stored."""
+    """A wrong store or key is one line after the check was announced, exit code 1, nothing stored."""
     code, text = await place.pair(key, store)
     assert code == 1
-    assert len(text.splitlines()) == 1
-    assert "store ID or the API key is wrong" in text
+    checking, told = text.splitlines()
+    assert checking.startswith("Checking the login at ")
+    assert "store ID or the API key is wrong" in told
     assert key[:24] not in text
     assert not (place.folder / "data" / NAME).exists()
 

@@ -27,7 +27,8 @@ TOOLS = (
 )  # fmt: skip
 STUBS = {
     "systemctl": 'echo "systemctl $*" >>"$STUB_LOG"\n[ "$1" != is-system-running ] || echo "$STUB_SYSTEMD"\n',
-    "sudo": 'echo "sudo $*" >>"$STUB_LOG"\n[ "$1" != -n ] || shift\n[ -z "$STUB_PASSWORD" ] || exit 1\nexec "$@"\n',
+    "sudo": 'echo "sudo $*" >>"$STUB_LOG"\n[ "$1" != -n ] || shift\n[ -z "$STUB_PASSWORD" ] || exit 1\n'
+    '[ "$1" = -v ] || exec "$@"\n',
 }
 
 
@@ -184,7 +185,7 @@ class Host:
         """What the stubs were asked for, beyond questions."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
-        return [line for line in lines if "is-system-running" not in line and line != "sudo -n true"]
+        return [line for line in lines if "is-system-running" not in line and line not in ("sudo -n true", "sudo -v")]
 
     def config(self, instance: str = "printer_data") -> Path:
         return self.home / instance / "config" / "printago.cfg"

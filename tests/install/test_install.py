@@ -88,6 +88,33 @@ def test_two_instances_with_one_address(tmp_path: Path) -> None:
     assert result.stdout.count("moonraker_url: http://127.0.0.1:7125") == 1
 
 
+def test_names_that_collide(tmp_path: Path, environment: Path) -> None:
+    """Folders that would give one name get numbers, until each printer has its own and the agent accepts the file."""
+    host = Host(tmp_path, "printer_data", "printer_2_data", f"printer_{host_name()}_data", f"printer_{'x' * 99}_data")
+    host.borrow(environment)
+    host.installed("--non-interactive")
+    names = [host_name(), f"{host_name()}-2", f"{host_name()}-3", "x" * 60]
+    assert sorted(printers(host.config())) == sorted(names)
+
+
+def test_a_printer_that_is_added(tmp_path: Path) -> None:
+    """On a second run, a printer that the configuration lacks is named so that it can be added as it stands: known
+    printers are recognised under each name of this host, and their names and ids are not given again.
+    """
+    host = Host(tmp_path, "printer_data", "printer_voron_data", "printer_ender_data", "printer_k1_data")
+    mine = (
+        f"[printer mine]\nmoonraker_url: http://localhost:7125\nprinter_id: ender\n"
+        f"[printer {host_name()}]\nmoonraker_url: http://[::1]:7126/\n"
+    )
+    host.config().write_text(mine)
+    said = host.installed("--dry-run")
+    added = said.partition("to serve them, add:\n")[2].partition("\n  would")[0].partition("\nMoonraker")[0]
+    text = "\n".join(line.strip() for line in added.splitlines())
+    assert re.findall(r"\[printer (.*)\]", text) == ["ender-2", "k1"]
+    host.config().write_text(f"{mine}{text}\n")
+    assert len(printers(host.config())) == 4
+
+
 def test_no_instance(tmp_path: Path) -> None:
     """Where there is no Moonraker, it says what to do, and changes nothing."""
     assert "there is no Moonraker" in refusal(Host(tmp_path))
@@ -205,6 +232,72 @@ def test_an_uninstallation(tmp_path: Path, environment: Path) -> None:
     assert f"systemctl disable --quiet --now {NAME}" in host.asked()
 
 
+def test_an_uninstallation_names_what_is_elsewhere(tmp_path: Path, environment: Path) -> None:
+    """Data and log that the configuration has put elsewhere are named, and so is an entry that was copied by hand."""
+    host = Host(tmp_path, "printer_data")
+    host.config().write_text(f"[printago]\ndata_path: {host.home}/mine\nlog_path: {host.home}/logs/p.log\n")
+    conf = host.home / "printer_data/config/moonraker.conf"
+    conf.write_text(conf.read_text() + (ROOT / "moonraker.conf.example").read_text())
+    host.borrow(environment)
+    host.installed("--non-interactive")
+    assert (host.home / "mine").stat().st_mode & 0o777 == 0o700
+    assert f"ReadWritePaths=-{host.home}/mine -{host.home}/logs\n" in host.unit.read_text()
+    left = [host.home / name for name in ("mine/credentials.json", "logs/p.log", "logs/p.log.1")]
+    left.append(host.home / "printer_data/logs/printago.log")
+    for path in left:
+        path.touch()  # the log's folder was made
+    said = host.installed("--uninstall", "--non-interactive")
+    for path in [*left, host.home / "mine", host.config(), host.clone]:
+        assert f"  {path}\n" in said
+        assert path.exists()
+    assert f"{conf} still has [update_manager {NAME}], whose environment is gone" in said
+
+
+def test_a_file_of_the_users_that_has_our_name(tmp_path: Path, environment: Path) -> None:
+    """A printago-update.conf of the user's own is neither replaced nor included nor taken away."""
+    host = Host(tmp_path, "printer_data")
+    host.publish()
+    folder = host.home / "printer_data/config"
+    (folder / "printago-update.conf").write_text("# mine\n")
+    conf = (folder / "moonraker.conf").read_text()
+    host.borrow(environment)
+    assert "printago-update.conf is yours, and stays" in host.installed("--update-manager", "--non-interactive")
+    assert (folder / "moonraker.conf").read_text() == conf
+    (folder / "moonraker.conf").write_text(f"{conf}[include printago-update.conf]\n")
+    host.installed("--uninstall", "--non-interactive")
+    assert (folder / "printago-update.conf").read_text() == "# mine\n"
+    assert (folder / "moonraker.conf").read_text() == f"{conf}[include printago-update.conf]\n"
+
+
+def test_a_password_in_the_clones_origin(tmp_path: Path, environment: Path) -> None:
+    """A token in the clone's URL stays out of the file that Moonraker shows, and its owner hears of it."""
+    host = Host(tmp_path, "printer_data")
+    host.publish()
+    host.git("remote", "set-url", "origin", "https://me:ghp_tok3n@git.example.com/x.git")
+    host.borrow(environment)
+    said = host.installed("--update-manager", "--non-interactive")
+    entry = (host.home / "printer_data/config/printago-update.conf").read_text()
+    assert "\norigin: https://git.example.com/x.git\n" in entry
+    assert "remote set-url origin https://git.example.com/x.git" in said
+    assert "ghp_tok3n" not in said + entry
+    host.git("remote", "set-url", "origin", "git@git.example.com:x.git")
+    host.installed("--non-interactive")
+    assert (
+        "\norigin: git@git.example.com:x.git\n" in (host.home / "printer_data/config/printago-update.conf").read_text()
+    )
+
+
+def test_updates_that_are_not_wanted_any_more(tmp_path: Path, environment: Path) -> None:
+    """--no-update-manager says what an earlier run has left in moonraker.conf, and how to end it."""
+    host = Host(tmp_path, "printer_data")
+    host.publish()
+    host.borrow(environment)
+    assert "goes on including" not in host.installed("--no-update-manager", "--non-interactive")
+    host.installed("--update-manager", "--non-interactive")
+    said = host.installed("--no-update-manager", "--non-interactive")
+    assert "moonraker.conf goes on including printago-update.conf: delete that line to end it" in said
+
+
 def test_no_systemd(tmp_path: Path, environment: Path) -> None:
     """Where systemd does not run, all but the service is installed, and it says how to start the agent."""
     host = Host(tmp_path, "printer_data")
@@ -278,6 +371,51 @@ def test_sudo_with_a_password(tmp_path: Path) -> None:
     """A fleet's script that would hang at sudo's question is refused instead."""
     host = Host(tmp_path, "printer_data")
     assert "sudo asks for a password" in refusal(host, "--non-interactive", STUB_PASSWORD="yes")
+
+
+def test_sudo_that_is_refused(tmp_path: Path) -> None:
+    """Who may not use sudo, or mistypes the password, hears it before anything is changed."""
+    host = Host(tmp_path, "printer_data")
+    assert "without sudo there can be no service; nothing was changed" in refusal(host, STUB_PASSWORD="yes")
+
+
+@pytest.mark.parametrize("name", ["moonraker.asvc", "config/moonraker.conf", "config", "printago"])
+def test_a_file_that_cannot_be_written(name: str, tmp_path: Path) -> None:
+    """A file that would have to be changed and cannot is named, with the remedy, before anything is changed."""
+    host = Host(tmp_path, "printer_data")
+    host.publish()
+    path = host.home / "printer_data" / name
+    if name == "printago":
+        path.mkdir()
+    path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        line = refusal(host, "--update-manager", "--non-interactive")
+        assert f"{path} cannot be written to: sudo chown daemon {path}" in line
+        if name == "config/moonraker.conf":
+            assert host.installed("--dry-run", "--no-update-manager")
+    finally:
+        path.chmod(0o755)
+
+
+def test_a_library_that_is_missing(tmp_path: Path) -> None:
+    """On a 32-bit system without the library that Pillow needs there, Debian's package is named."""
+    there = Path(sys.base_prefix) / "bin" / "python3"
+    python = f'case "$*" in *libopenjp2*) exit 1 ;; esac\nexec {there} "$@"\n'
+    assert "sudo apt-get install libopenjp2-7" in refusal(Host(tmp_path, "printer_data", python=python))
+
+
+def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    """A PYTHON that does not exist is named, instead of the version that is needed."""
+    host = Host(tmp_path, "printer_data")
+    assert "there is no PYTHON=python9" in refusal(host, PYTHON="python9")
+    assert "there is no PYTHON=/x y/python" in refusal(host, PYTHON="/x y/python")
+
+
+def test_an_instance_with_blanks(tmp_path: Path) -> None:
+    """Of several instances, the one whose name cannot be used is named, and it alone."""
+    host = Host(tmp_path, "printer_data", "printer_Voron 2_data")
+    line = refusal(host)
+    assert line.startswith(f"install.sh: {host.home}/printer_Voron 2_data has characters other than")
 
 
 def test_a_broken_configuration(tmp_path: Path) -> None:
