@@ -560,7 +560,10 @@ uninstall() {
     say "Service"
     if [ -f "$UNIT" ]; then
         if [ "$(id -u)" != 0 ]; then note "sudo is needed to stop it, and to remove $UNIT"; fi
-        if [ "$SYSTEMD" = yes ]; then as_root systemctl disable --quiet --now "$NAME"; fi
+        if [ "$SYSTEMD" = yes ]; then
+            as_root systemctl disable --quiet --now "$NAME"
+            as_root systemctl clean --what=cache "$NAME" || note "what systemd keeps in /var/cache/$NAME stays"
+        fi
         as_root rm -f "$UNIT"
         if [ "$SYSTEMD" = yes ]; then as_root systemctl daemon-reload; fi
     fi

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from printago_moonraker import __version__, systemd
 from printago_moonraker.clock import Clock
 from printago_moonraker.lock import only_one
-from printago_moonraker.pair import keep_paired
 from printago_moonraker.printago.store import Store
 from printago_moonraker.session import Session
 from printago_moonraker.supervise import supervise
@@ -60,6 +59,8 @@ async def _sessions(settings: Config) -> None:
             group.create_task(systemd.watchdog())
             systemd.notify("READY=1", f"STATUS=serves {', '.join(printer.name for printer in settings.printers)}")
             if settings.printago.token_url is not None:
+                from printago_moonraker.pair import keep_paired
+
                 group.create_task(supervise("pairing", partial(keep_paired, settings)))
             for printer in settings.printers:
                 group.create_task(supervise(printer.name, partial(_session, settings, printer, store, clock)))

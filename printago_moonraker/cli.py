@@ -164,6 +164,9 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from printago_moonraker import memory
+
+    memory.stay_small()
     from printago_moonraker import agent
 
     settings = config.load(options.config)

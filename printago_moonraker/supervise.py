@@ -53,7 +53,8 @@ async def supervise(
                 logger.log(level, "%s: an unexpected error", name, exc_info=True)
         first = backoff.failures == 0
         wait = backoff.next(patience)
-        logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s; trying again in %.1f s", name, reason, wait)
+        level = logging.WARNING if first else logging.DEBUG
+        logger.log(level, "%s: %s; trying again in %.1f s", name, reason.rstrip("."), wait)
         if await pause(wait):
             backoff.reset()
 

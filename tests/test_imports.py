@@ -28,6 +28,7 @@ LEVELS: list[set[str]] = [
         "web",
         "clock",
         "lock",
+        "memory",
         "systemd",
     },
     {"moonraker", "printago"},

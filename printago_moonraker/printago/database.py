@@ -38,7 +38,7 @@ _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _PRAGMAS = """
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
-    PRAGMA cache_size = -512;
+    PRAGMA cache_size = -128;
     PRAGMA journal_size_limit = 2097152;
 """
 

@@ -163,7 +163,7 @@ class PrintTracker:
                     self._expected = None
                 return []  # else it may begin yet: Klipper does what waits in it, however late
             begun = [self._begin_unseen(self._expected)]
-        if status == "completed":
+        if status == "completed" or self._file_done:  # Klipper's own word, which Moonraker may not have lived to hear
             return [*begun, self._end(Change.DONE)]
         if status == "cancelled":
             return [*begun, self._end(Change.CANCELLED, "cancelled")]

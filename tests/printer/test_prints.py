@@ -460,3 +460,14 @@ def test_the_entries_after_the_one_before() -> None:
     assert history.newer(jobs, "2", 1e9) == jobs[:2]
     assert history.newer(jobs, "9", 99.5) == jobs[:3]
     assert history.newer(jobs, None, 1e9) == []
+
+
+def test_klippers_word_for_the_end_outlives_moonraker() -> None:
+    """Moonraker dies in the moment of the print's end, and its history says "interrupted" of a print that is done."""
+    follower = Follower()
+    follower.job("printing")
+    follower.tracker.file_done()
+    follower.vanish()
+    follower.appear()
+    follower.transitions += follower.tracker.settle_by([{"filename": PATH, "status": "interrupted"}], follower.state)
+    assert follower.names == "STARTED DONE"
