@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import pytest
 
@@ -13,25 +14,25 @@ REAL = ctypes.CDLL
 
 def test_glibc_takes_what_it_is_told() -> None:
     """Every number is one that mallopt(3) knows: it answers 1."""
-    answers = []
+    answers: list[int] = []
 
     class Library:
         """Notes what the real one answers."""
 
         def __init__(self, name: None) -> None:
-            self._real = REAL(name)
+            self._real: Any = REAL(name)
 
         def mallopt(self, parameter: int, value: int) -> int:
-            answers.append(self._real.mallopt(parameter, value))
+            answers.append(int(self._real.mallopt(parameter, value)))
             return answers[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory.ctypes, "CDLL", lambda name: Library(name))
+        patch.setattr("printago_moonraker.memory.ctypes.CDLL", Library)
         memory.stay_small()
     assert answers == [1, 1, 1]
 
 
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     """musl has no mallopt."""
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    monkeypatch.setattr("printago_moonraker.memory.ctypes.CDLL", lambda _: object())
     memory.stay_small()

@@ -19,6 +19,7 @@ GRACE = 2.0  # s past its expiry within which a start may still reach Klipper: i
 SEEN = 0.1  # s that a success may be ahead of the journal's line: both are written at the same moment
 TICK = 0.3  # s; Klipper's 250 ms, and some for the journal
 ENDS = {"complete": "PrintDone", "cancelled": "PrintCancelled", "error": "PrintFailed", "broken": "PrintFailed"}
+TOO_LATE = {"not_printing", "not_paused"}  # what is true of a print that ended by itself meanwhile
 BAD = (
     "events lost", "events doubled", "events out of order", "ends told wrongly", "prints started twice",
     "prints started late", "answers missing", "answers doubled", "false successes", "partial files",
@@ -288,7 +289,8 @@ class Judge:
             if answer.envelope["type"] == "success" and not self._is_true(cycle, sent, answer):
                 text = f"{sent.action} {sent.id}: {answer.said} {json.dumps(answer.envelope['data'])}"
                 yield Problem("false successes", text)
-            if not cycle.faults and answer.envelope["type"] != "success":
+            late = answer.envelope["data"].get("code") in TOO_LATE and self._had_ended(cycle, answer)
+            if not cycle.faults and answer.envelope["type"] != "success" and not late:
                 yield Problem("needless refusals", f"{sent.action}: {json.dumps(answer.envelope['data'])}")
 
     def _is_true(self, cycle: Cycle, sent: Sent, answer: Received) -> bool:
@@ -298,6 +300,10 @@ class Judge:
             return any(each.started <= until for each in prints)
         wanted = {"pause_print": {"paused"}, "resume_print": {"printing"}, "stop_print": set(ENDS)}.get(sent.action)
         return wanted is None or any(each.was(wanted, since, until) for each in prints)
+
+    def _had_ended(self, cycle: Cycle, answer: Received) -> bool:
+        until = datetime.fromisoformat(answer.said).timestamp() + SEEN
+        return any(each.ended and each.states[-1][0] <= until for each in self.truth.of(cycle))
 
     def _order(self, cycle: Cycle) -> Iterator[Problem]:
         stored = [each for each in self._recorder.received if each.envelope["type"] in ("event", "success", "error")]

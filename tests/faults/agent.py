@@ -97,14 +97,15 @@ def rows(database: Path) -> dict[str, int]:
         return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}
 
 
-def growth(samples: list[Sample], warm_up: int = 5, least: int = 25) -> tuple[float, float] | None:
+def growth(samples: list[Sample], least: int = 50) -> tuple[float, float] | None:
     """Growth in kB of memory and in descriptors per sample over the longest life, by least squares; None when it was
-    too short to tell.
+    too short to tell. Of that life the second half counts: in the first, caches fill.
     """
     lives = {sample.life for sample in samples}
-    longest = max(([each for each in samples if each.life == life] for life in lives), key=len, default=[])[warm_up:]
+    longest = max(([each for each in samples if each.life == life] for life in lives), key=len, default=[])
     if len(longest) < least:
         return None
+    longest = longest[len(longest) // 2 :]
     return _slope([each.memory for each in longest]), _slope([each.descriptors for each in longest])
 
 

@@ -43,7 +43,7 @@ ANSWERED = 12.0  # s that a cycle waits for an answer before its story goes on
 SETTLED = 45.0  # s after everything is mended until all must have been said; the longest back-off so far is below
 AGAIN = 12.0  # s until the cloud repeats what a broker has lost
 KILLS, LIFE = 30, 70  # cycles with kills of the agent, then cycles without: growth shows only in a long life
-MAX_GROWTH = (40.0, 0.1)  # kB of memory, descriptors, per cycle
+MAX_GROWTH = (20.0, 0.1)  # kB of memory, descriptors, per cycle
 
 BROKER = (
     "allow_anonymous true", "persistence true", "autosave_on_changes true", "autosave_interval 1",

@@ -152,8 +152,22 @@ async def test_a_killed_klippy_ends_the_print(scene: Scene) -> None:
 
 def test_growth_is_the_slope_of_the_longest_life() -> None:
     """10 kB a cycle are 10 kB a cycle, whatever shorter lives had."""
-    samples = [Sample(1, 90_000, 50)] * 3 + [Sample(2, 40_000 + 10 * n, 12) for n in range(40)]
+    samples = [Sample(1, 90_000, 50)] * 3 + [Sample(2, 40_000 + 10 * n, 12) for n in range(60)]
     found = growth(samples)
     assert found is not None
     assert found == pytest.approx((10.0, 0.0))
-    assert growth(samples[:20]) is None
+    assert growth(samples[:50]) is None
+
+
+def test_what_fills_caches_is_no_growth() -> None:
+    """A life that grows at its beginning and is flat then does not grow."""
+    assert growth([Sample(1, 40_000 + 50 * min(n, 20), 12) for n in range(60)]) == (0.0, 0.0)
+
+
+def test_a_refusal_of_what_ended_by_itself_is_not_needless(tmp_path: Path) -> None:
+    """No fault was needed for a pause to come after the print's last line."""
+    scene = Scene(tmp_path)
+    scene.cycle.faults.clear()
+    scene.told[-2] = told(1010.2, "error", {"error": "too late", "code": "not_printing"}, "1-2")
+    scene.journal = [entry for entry in scene.journal if entry["what"] not in ("paused", "resumed")]
+    assert scene.problems() == []

@@ -229,8 +229,9 @@ def test_an_uninstallation(tmp_path: Path, environment: Path) -> None:
     assert {path: left[path] for path in there} == there
     assert set(left) - set(there) == yours | {str(host.home / "printer_data/printago/agent.db")}
     assert {path for path in yours if path in said} == yours
-    assert f"systemctl disable --quiet --now {NAME}" in host.asked()
-    assert f"systemctl clean --what=cache {NAME}" in host.asked()
+    asked = host.asked()
+    assert f"systemctl disable --quiet --now {NAME}" in asked
+    assert f"systemctl clean --what=cache {NAME}" in asked
 
 
 def test_an_uninstallation_names_what_is_elsewhere(tmp_path: Path, environment: Path) -> None:
