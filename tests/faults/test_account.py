@@ -164,9 +164,8 @@ def test_what_fills_caches_is_no_growth() -> None:
     assert growth([Sample(1, 40_000 + 50 * min(n, 20), 12) for n in range(60)]) == (0.0, 0.0)
 
 
-def test_a_refusal_of_what_ended_by_itself_is_not_needless(tmp_path: Path) -> None:
+async def test_a_refusal_of_what_ended_by_itself_is_not_needless(scene: Scene) -> None:
     """No fault was needed for a pause to come after the print's last line."""
-    scene = Scene(tmp_path)
     scene.cycle.faults.clear()
     scene.told[-2] = told(1010.2, "error", {"error": "too late", "code": "not_printing"}, "1-2")
     scene.journal = [entry for entry in scene.journal if entry["what"] not in ("paused", "resumed")]
