@@ -105,6 +105,8 @@ def _judge(command: CommandMessage, message: Message, context: Context, clock: C
     deadline = until(timestamp=command.timestamp, expiry=message.expiry)
     expires = until(timestamp=None, expiry=None)
     parameters = schemas.validate_parameters(entry.type, entry.action, command.parameters)
+    if other := parameters.pop("printago_job", None):
+        parameters.setdefault("job_id", other)
     given = command.parameters.get("tags")
     tags = printable(",".join(map(str, given))) if isinstance(given, list) else ""
     return Work(entry, parameters, deadline, tags, time.monotonic(), expires)

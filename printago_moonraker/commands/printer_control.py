@@ -47,7 +47,7 @@ async def download_gcode(context: Context, parameters: Parameters) -> Answer:
 @command("printer_control.start_print", busy=IDLE_ONLY, starts=True)
 async def start_print(context: Context, parameters: Parameters) -> Answer:
     path = await context.jobs.locate(parameters["file_name"])
-    await context.jobs.start(path, _job_id(parameters), _start(context), context.deadline)
+    await context.jobs.start(path, parameters.get("job_id"), _start(context), context.deadline)
     return success("Print start command issued successfully.", path=path)
 
 
@@ -59,12 +59,8 @@ async def start_print_bbl(context: Context, parameters: Parameters) -> Answer:
     async with context.lanes.turn(Lane.ORDERED):
         if time.monotonic() > context.expires:
             raise errors.Expired("The command expired during the download; the file is there, and not printed.")
-        await context.jobs.start(fetched.path, _job_id(parameters), start, context.expires)
+        await context.jobs.start(fetched.path, parameters.get("job_id"), start, context.expires)
     return success("Print start command issued successfully.", **fetched.describe())
-
-
-def _job_id(parameters: Parameters) -> str | None:
-    return parameters.get("job_id") or parameters.get("printago_job")
 
 
 def _start(context: Context) -> Start:

@@ -81,7 +81,7 @@ class Jobs:
         url, plate = parameters["url"], parameters.get("plate") or 1
         name = names.download_name(url, parameters.get("file_name"), self._settings.folder, plate)
         path = f"{self._settings.folder}/{name}"
-        job_id = parameters.get("job_id") or parameters.get("printago_job")
+        job_id = parameters.get("job_id")
         self._refuse_if_printing(path)
         self._printer.prints.name_file(path, job_id)
         await self._printer.remember()
