@@ -258,17 +258,6 @@ def _absolute(name: str) -> Path:
         raise ValueError("the current folder is gone; name the file by its whole path") from error
 
 
-def read_secret(file: Path) -> str:
-    """The secret in `file`, without the white space around it; from now on the log shows `***` in its place.
-
-    Raises ConfigError when it is missing, unreadable, empty or more than one line.
-    """
-    try:
-        return _secret(file)
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from error
-
-
 def _secret(file: Path) -> str:
     try:
         value = file.read_text("utf-8").strip()

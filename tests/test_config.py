@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from printago_moonraker import config, log
-from printago_moonraker.config import Config, MqttSection, PrinterConfig, load, read_secret
+from printago_moonraker.config import Config, MqttSection, PrinterConfig, load
 from printago_moonraker.errors import ConfigError
 from tests.fakes.tls import make_authority
 
@@ -407,9 +407,15 @@ def test_a_client_id_is_a_template() -> None:
     assert MqttSection(client_id="farm/{printer_id}").client_id_for("a") == "farm/a"
 
 
-def test_a_secret_for_all_to_read_is_warned_of(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def secret(file: Path, path: Path) -> str | None:
+    """The password that a configuration with this file of it has."""
+    file.write_text(f"[mqtt]\nusername: me\npassword_file: {path}\n")
+    return load(file).mqtt.password
+
+
+def test_a_secret_for_all_to_read_is_warned_of(file: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A secret that every user of the host can read works, with a warning that does not repeat it."""
-    assert read_secret(secret_file(home, " hunter2 ", 0o644)) == "hunter2"
+    assert secret(file, secret_file(home, " hunter2 ", 0o644)) == "hunter2"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "chmod 600" in record.getMessage()
@@ -417,22 +423,25 @@ def test_a_secret_for_all_to_read_is_warned_of(home: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("text", ["", " \n", "two\nlines", "a\x00b"])
-def test_what_is_no_secret_is_refused(home: Path, text: str) -> None:
+def test_what_is_no_secret_is_refused(file: Path, home: Path, text: str) -> None:
     """An empty file, or one with more than a line in it, is said to be no secret, and not repeated."""
     with pytest.raises(ConfigError, match="does not hold one line of text; put the secret there, and nothing else"):
-        read_secret(secret_file(home, text))
+        secret(file, secret_file(home, text))
 
 
-def test_a_missing_secret_is_said(home: Path) -> None:
+def test_a_missing_secret_is_said(file: Path, home: Path) -> None:
     """A secret's file that is not there is one clear line."""
-    with pytest.raises(ConfigError, match=r"nope cannot be read \(No such file or directory\); put the secret there"):
-        read_secret(home / "nope")
+    with pytest.raises(ConfigError, match=r"\[mqtt\] password_file: there is no file '.*'; correct the path"):
+        secret(file, home / "nope")
 
 
-def test_an_unreadable_secret_is_said(home: Path) -> None:
-    """A secret that cannot be read is one clear line with the system's reason."""
-    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
-        read_secret(home)
+def test_an_unreadable_secret_is_said(file: Path, home: Path) -> None:
+    """A secret that cannot be read is one clear line that says what to do, and shows nothing of it."""
+    path = home / "secret"
+    path.write_bytes(b"hunter\xff")
+    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); put the secret there") as caught:
+        secret(file, path)
+    assert "hunter" not in str(caught.value)
 
 
 def test_a_broken_secret_names_its_section(file: Path, home: Path) -> None:
