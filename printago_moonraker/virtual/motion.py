@@ -18,6 +18,7 @@ AXES = "xyz"
 LOOK_AHEAD = 2.0  # s of queued motion after which a move has to wait
 START_DELAY = 0.25  # s between a move on an idle toolhead and its first step
 SETTLE = 0.5  # s without motion after which idle_timeout says Ready
+HELD_LOOK = 0.2  # s between two looks at whether a test still holds the motion
 HALT_NOTICE = 0.3  # s until a homing move notices that the printer is shut down
 
 Position = tuple[float, float, float, float]
@@ -92,8 +93,11 @@ class Toolhead:
 
     async def wait_moves(self) -> None:
         """M400. Ends early when the printer is shut down."""
-        while not self.printer.halted.is_set() and self.time < self._print_time:
-            await self.printer.pause(self._print_time - self.time + 0.001)
+        if self.time >= self._print_time:
+            return
+        held = self.printer.world.faults.motion
+        while not self.printer.halted.is_set() and (self.time < self._print_time or held.held):
+            await self.printer.pause(max(self._print_time - self.time, HELD_LOOK * held.held) + 0.001)
 
     async def home(self, axes: str) -> None:
         """G28 for some of `xyz`. Raises when the printer is shut down in the middle."""
