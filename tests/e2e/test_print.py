@@ -31,7 +31,7 @@ def identities(events: Iterable[dict[str, Any]]) -> set[tuple[Any, ...]]:
 async def end(farm: Farm, timeout: float = 30.0) -> dict[str, Any]:
     """The print's end, and the proof that it is the only one."""
     data = await farm.event(*ENDS, timeout=timeout)
-    await farm.status()  # what was sent before it has come
+    await farm.settled()
     assert [name for name in farm.prints() if name in ENDS] == [data["event"]]
     return data
 
@@ -46,12 +46,18 @@ async def test_a_whole_print_with_pause_and_resume(farm: Farm) -> None:
     """From the download to the end: each step told once, in order, under the cloud's own name; progress only grows."""
     async with source(Reply(body=WHOLE.encode()), name="whole.gcode") as (_, url):
         await farm.done("printer_control.download_gcode", url=url, job_id="job-7")
+    await farm.hold("file", "SET_PRINT_STATS_INFO CURRENT_LAYER=1")
     await farm.done("printer_control.start_print", file_name="whole.gcode")
+    await farm.event("LayerChange")
+    assert (await farm.status())["current_state_data"]["progress"]["completion"] < 30.0
+    await farm.hold("file", f"SET_PRINT_STATS_INFO CURRENT_LAYER={LAYERS}")
     await farm.completion(30)
     await farm.done("printer_control.pause_print")
     paused = await farm.status()
     assert (paused["printer_state_id"], paused["klipper"]["can"]["resume"]) == ("PAUSED", True)
     await farm.done("printer_control.resume_print")
+    await farm.status()
+    await farm.release()
     done = await end(farm)
 
     assert farm.prints() == ["PrintStarted", "PrintPaused", "PrintResumed", "PrintDone"]
