@@ -117,11 +117,13 @@ async def test_a_print_whose_gcode_fails(farm: Farm) -> None:
 
 async def test_a_print_that_a_person_starts(farm: Farm) -> None:
     """A print from the printer's own screen is told too, as local, even of a file that the cloud once named."""
-    async with source(Reply(body=moves(30).encode()), name="local.gcode") as (_, url):
+    async with source(Reply(body=moves(10).encode()), name="local.gcode") as (_, url):
         await farm.done("printer_control.download_gcode", url=url, job_id="job-10")
+    await farm.hold()
     await farm.printer.moonraker("printer.print.start", filename="Printago/local.gcode")
     await farm.event("PrintStarted")
     assert (await farm.status())["klipper"]["job"] == {"job_id": None, "source": "local"}
+    await farm.release()
     assert (await end(farm))["event"] == "PrintDone"
     assert farm.prints() == ["PrintStarted", "PrintDone"]
     assert identities(farm.events(*PRINT_EVENTS)) == {("Printago/local.gcode", None, "local")}
