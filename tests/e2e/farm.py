@@ -42,7 +42,8 @@ ENDS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 PRINT_EVENTS = frozenset({"PrintStarted", "PrintPaused", "PrintResumed"}) | ENDS
 RESET = (
     "CANCEL_PRINT_BASE\nSDCARD_RESET_FILE\nTURN_OFF_HEATERS\nM220 S100\nM221 S100\nG90\nM82\nM117\nM84\n"
-    "M107\nSET_PIN PIN=caselight VALUE=0\nSET_FILAMENT_SENSOR SENSOR=runout ENABLE=1\nACTIVATE_EXTRUDER EXTRUDER=extruder"
+    "M107\nSET_PIN PIN=caselight VALUE=0\nSET_FILAMENT_SENSOR SENSOR=runout ENABLE=1\n"
+    "ACTIVATE_EXTRUDER EXTRUDER=extruder"
 )
 OUTPUTS = {"neopixel case": "SET_LED LED=case", "fan_generic filter": "SET_FAN_SPEED FAN=filter SPEED=0"}
 

@@ -28,6 +28,7 @@ from tests.e2e.farm import ROOT, check_refusal, check_schemas, is_event
 from tests.fakes.klipper import Bench, Recorder
 from tests.fakes.moonraker import FakeMoonraker
 from tests.fakes.mosquitto import Mosquitto, mosquitto
+from tests.fakes.processes import ending_with_us
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -165,7 +166,7 @@ async def agent(path: Path) -> AsyncIterator[Process]:
     """The one agent; it ends well."""
     with (path.parent / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "printago_moonraker", "run", "-c", str(path)),
+            *ending_with_us(sys.executable, "-m", "printago_moonraker", "run", "-c", str(path)),
             cwd=ROOT,
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log,
