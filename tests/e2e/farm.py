@@ -281,6 +281,10 @@ class Farm:
         answer = await self.do("camera_control.get_providers")
         assert answer["type"] == "response", answer
 
+    def log(self) -> str:
+        """What the agent has logged, in all its lives."""
+        return (self.folder / "agent.log").read_text()
+
     def stored_events(self) -> list[str]:
         """The names of the events that the agent has stored and the broker has not taken, in order."""
         path = self.folder / "data" / "printago.db"
@@ -436,7 +440,7 @@ async def _farm(folder: Path, options: Options) -> AsyncIterator[Farm]:
                 check_schemas(place.cloud.envelopes)
         finally:
             await place.close()
-        log = (folder / "agent.log").read_text()
+        log = place.log()
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
         assert "s3cr3t" not in log, "a URL's query is a secret"
 
