@@ -102,7 +102,7 @@ def place_of_the_square(content: bytes) -> int:
     """Where the white square is in a picture that was turned by 270 degrees, in blocks from the left."""
     image = Image.open(io.BytesIO(content)).convert("L").transpose(Image.Transpose.ROTATE_270)
     row = [image.getpixel((block * BLOCK + BLOCK // 2, SIZE[1] // 2 + BLOCK // 2)) for block in range(SIZE[0] // BLOCK)]
-    (place,) = [block for block, light in enumerate(row) if isinstance(light, int) and light > 220]
+    (place,) = [block for block, light in enumerate(row) if isinstance(light, float | int) and light > 220]
     return place
 
 

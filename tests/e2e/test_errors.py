@@ -114,8 +114,8 @@ async def test_a_retained_command_is_not_carried_out(farm: Farm) -> None:
     try:
         answer = await farm.wait_for(lambda envelope: envelope.get("command", {}).get("id") == "remembered")
         check_refusal(answer, "retained_command")
+        await farm.settled()
         assert await farm.received() == []
-        await farm.status()
     finally:
         await farm.cloud.send_raw(b"", retain=True)  # the broker forgets it
 
