@@ -6,12 +6,15 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.e2e.farm import MAX_DOWNLOAD, PRINTER_ID, Farm, check_refusal, moves, source
 from tests.fakes.source import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
@@ -120,13 +123,18 @@ async def test_a_retained_command_is_not_carried_out(farm: Farm) -> None:
         await farm.cloud.send_raw(b"", retain=True)  # the broker forgets it
 
 
+@pytest.mark.timeout(120)
 async def test_more_commands_than_can_wait(farm: Farm) -> None:
     """64 commands may wait; what comes then is refused, and what waits for nothing is answered meanwhile."""
+
+    def set_bed(degrees: int) -> Awaitable[dict[str, Any]]:  # each is a success once its target is seen: a tick each
+        return farm.cloud.command("temperature_control", "set_bed", {"temperature": degrees}, timeout=100.0)
+
     await farm.hold("motion", "G4")
     holding = asyncio.create_task(farm.gcode("G4 P1"))
     await farm.reached("G4")
     targets = range(30, 100)
-    answers = [asyncio.create_task(farm.do("temperature_control.set_bed", temperature=each)) for each in targets]
+    answers = [asyncio.ensure_future(set_bed(each)) for each in targets]
     first = await farm.wait_for(lambda envelope: envelope["type"] == "error")
     check_refusal(first, "overloaded")
     assert (await farm.status())["printer_state_id"] == "OPERATIONAL"

@@ -264,7 +264,7 @@ async def test_the_loop_waits_for_no_disk(tmp_path: Path) -> None:
         noted = [printer.begin(record(f"id:{number}")) for number in range(50)]
         stored = printer.put(letter(1))
         await asyncio.sleep(0)
-        assert not (stuck.done() or stored.done() or any(future.done() for future in noted))
+        assert (stuck.done(), stored.done(), {future.done() for future in noted}) == (False, False, {False})
         moves_on.set()
         assert await asyncio.gather(*noted) == [None] * 50
         assert await stored > 0
