@@ -26,6 +26,7 @@ from tests.fakes.broker import (
     proxy,
 )
 from tests.fakes.mosquitto import Mosquitto, free_port, mosquitto
+from tests.fakes.processes import ending_with_us
 from tests.printago.sessions import Inbox, attempt, nowhere, refused
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ async def test_it_works_with_amqtt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT", 0.5)
     port, inbox = free_port(), Inbox()
     amqtt = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", AMQTT, f"127.0.0.1:{port}", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        *ending_with_us(sys.executable, "-c", AMQTT, f"127.0.0.1:{port}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert amqtt.stdout is not None
