@@ -53,6 +53,25 @@ class Controls:
             flowing.set()
         return {}
 
+    def hold(self, what: str, line: str = "") -> dict[str, Any]:
+        """Stand still until `release`, from now on or from when a line of G-code that begins with `line` has begun.
+
+        `file`: a print goes no further than that line; what anybody else sends is carried out, also a pause or cancel.
+        `motion`: what waits for motion to end (G28, G4, M400, ...) goes on waiting, and all that waits for it.
+        A shutdown ends either, as it ends a print and all motion.
+        """
+        holds = {"file": self._host.world.faults.file, "motion": self._host.world.faults.motion}
+        if what not in holds:
+            raise ValueError(f"nothing to hold is called {what}: {', '.join(holds)}")
+        holds[what].held, holds[what].line = not line, line
+        return {}
+
+    def release(self) -> dict[str, Any]:
+        """Whatever is held, or will be, goes on."""
+        for hold in (self._host.world.faults.file, self._host.world.faults.motion):
+            hold.held, hold.line = False, ""
+        return {}
+
     def slow(self, seconds: float) -> dict[str, Any]:
         """Wait so many seconds of wall time before each answer."""
         self._host.world.faults.answer_delay = seconds

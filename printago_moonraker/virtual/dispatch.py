@@ -110,6 +110,7 @@ class Gcode:
     async def _run_line(self, line: str) -> None:
         if line:
             self.printer.world.received.append(line)
+            self.printer.world.faults.motion.reach(line)
         command = parse(line)
         if command is None:
             return

@@ -222,11 +222,13 @@ class VirtualSd:
                 lines.reverse()
                 await asyncio.sleep(0)
                 continue
-            if self.printer.gcode.busy():
+            if self.printer.gcode.busy() or self.printer.world.faults.file.held:
                 await asyncio.sleep(YIELD_EVERY)
                 continue
             line = lines.pop()
-            error = await self._run_line(line.decode("utf-8", "replace"))
+            text = line.decode("utf-8", "replace")
+            self.printer.world.faults.file.reach(text)
+            error = await self._run_line(text)
             if error is not None:
                 await self._after_error()
                 return error

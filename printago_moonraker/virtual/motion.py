@@ -18,6 +18,7 @@ AXES = "xyz"
 LOOK_AHEAD = 2.0  # s of queued motion after which a move has to wait
 START_DELAY = 0.25  # s between a move on an idle toolhead and its first step
 SETTLE = 0.5  # s without motion after which idle_timeout says Ready
+HELD_LOOK = 0.2  # s between two looks at whether a test still holds the motion
 HALT_NOTICE = 0.3  # s until a homing move notices that the printer is shut down
 
 Position = tuple[float, float, float, float]
@@ -52,6 +53,7 @@ class Toolhead:
         self.max_velocity = float(settings["printer"]["max_velocity"])
         self._epoch = printer.clock.now()
         self._print_time = 0.0
+        self._moving = False  # since the last time that somebody has seen all motion end
         self._queue: deque[Segment] = deque()
         self._activity = IdleTimeout(printer)
         steppers = [*(n for n in settings if n.startswith("extruder")), *(f"stepper_{axis}" for axis in AXES)]
@@ -86,14 +88,16 @@ class Toolhead:
 
     async def dwell(self, seconds: float) -> None:
         """G4: nothing moves for so long, and nothing else is done. Ends early when the printer is shut down."""
-        self._print_time = self._start() + seconds
+        self._print_time, self._moving = self._start() + seconds, True
         self.note_activity()
         await self.wait_moves()
 
     async def wait_moves(self) -> None:
         """M400. Ends early when the printer is shut down."""
-        while not self.printer.halted.is_set() and self.time < self._print_time:
-            await self.printer.pause(self._print_time - self.time + 0.001)
+        held = self.printer.world.faults.motion
+        while not self.printer.halted.is_set() and (self.time < self._print_time or (held.held and self._moving)):
+            await self.printer.pause(max(self._print_time - self.time, HELD_LOOK * held.held) + 0.001)
+        self._moving = False
 
     async def home(self, axes: str) -> None:
         """G28 for some of `xyz`. Raises when the printer is shut down in the middle."""
@@ -176,7 +180,7 @@ class Toolhead:
     def _queue_segment(self, target: Position, speed: float) -> None:
         distance = math.dist(self.position[:3], target[:3]) or abs(target[3] - self.position[3])
         begin = self._start()
-        self._print_time = begin + max(distance / speed, 1e-4)
+        self._print_time, self._moving = begin + max(distance / speed, 1e-4), True
         self._queue.append(Segment(begin, self._print_time, self.position, target))
         self.position = target
         self._enabled = dict.fromkeys(self._enabled, True)
@@ -204,7 +208,7 @@ class Toolhead:
         if begin_at is not None:
             self.position = self._with(index, begin_at)
         begin = self._start()
-        self._print_time = begin + seconds
+        self._print_time, self._moving = begin + seconds, True
         self._queue.append(Segment(begin, self._print_time, self.position, self._with(index, target)))
         self.position = self._with(index, target)
         self.note_activity()

@@ -10,12 +10,12 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from printago_moonraker.errors import AgentError
+from printago_moonraker.virtual import ports
 from printago_moonraker.virtual.moonraker_env import Say, find_or_make
 from printago_moonraker.virtual.settings import EXTRAS
 
@@ -251,13 +251,13 @@ class VirtualPrinter:
             raise AgentError(f"data path {self.data_path} cannot be used: {error.strerror}; {remedy}") from error
 
     def _claim_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self.port))
-            except OSError as error:
-                raise AgentError(f"port {self.port} cannot be used: {error.strerror}; choose another --port") from error
-            self.port = probe.getsockname()[1]
+        if not self.port:
+            self.port = ports.free_port()
+            return
+        try:
+            ports.check(self.port)
+        except OSError as error:
+            raise AgentError(f"port {self.port} cannot be used: {error.strerror}; choose another --port") from error
 
     def _config(self) -> str:
         sections = [

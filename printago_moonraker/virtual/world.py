@@ -33,6 +33,19 @@ class Clock:
 
 
 @dataclass
+class Hold:
+    """Something stands still: from now on, or from when a line of G-code that begins with `line` begins."""
+
+    held: bool = False
+    line: str = ""
+
+    def reach(self, line: str) -> None:
+        """That line of G-code begins."""
+        if self.line and line.startswith(self.line):
+            self.held, self.line = True, ""
+
+
+@dataclass
 class Faults:
     """What a test has ordered: taken into account where it would really happen."""
 
@@ -40,6 +53,8 @@ class Faults:
     mcu_absent: bool = False
     answer_delay: float = 0.0  # seconds of wall time before each answer of the API socket
     flowing: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: the API socket neither reads nor answers
+    file: Hold = field(default_factory=Hold)  # a print goes no further than the line it is in
+    motion: Hold = field(default_factory=Hold)  # whoever waits for motion to end goes on waiting
 
     def __post_init__(self) -> None:
         self.flowing.set()

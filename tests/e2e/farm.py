@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
+import sqlite3
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from printago_moonraker.printago.endpoint import endpoint_for
 from printago_moonraker.printago.envelope import topics_for
 from printago_moonraker.virtual.rig import VirtualPrinter
 from tests.fakes.mosquitto import Mosquitto, mosquitto
+from tests.fakes.processes import ending_with_us
 from tests.fakes.source import FakeSource, Reply, Script
 
 if TYPE_CHECKING:
@@ -37,7 +40,12 @@ LOOK = 0.05  # s between two looks at what cannot call us: a process, a file, Kl
 _HEATERS = ("heater_generic chamber", "extruder1")
 ENDS = frozenset({"PrintDone", "PrintFailed", "PrintCancelled"})
 PRINT_EVENTS = frozenset({"PrintStarted", "PrintPaused", "PrintResumed"}) | ENDS
-RESET = "CANCEL_PRINT_BASE\nSDCARD_RESET_FILE\nTURN_OFF_HEATERS\nM220 S100\nM221 S100\nG90\nM82\nM117\nM84"
+RESET = (
+    "CANCEL_PRINT_BASE\nSDCARD_RESET_FILE\nTURN_OFF_HEATERS\nM220 S100\nM221 S100\nG90\nM82\nM117\nM84\n"
+    "M107\nSET_PIN PIN=caselight VALUE=0\nSET_FILAMENT_SENSOR SENSOR=runout ENABLE=1\n"
+    "ACTIVATE_EXTRUDER EXTRUDER=extruder"
+)
+OUTPUTS = {"neopixel case": "SET_LED LED=case", "fan_generic filter": "SET_FAN_SPEED FAN=filter SPEED=0"}
 
 CONFIG = """\
 [printago]
@@ -103,7 +111,7 @@ class Farm:
         start = len(self.cloud.envelopes)
         settings, self.extra = self.settings(extra), extra
         with (self.folder / "agent.log").open("ab") as log:
-            command = [sys.executable, "-m", "printago_moonraker", "run", "-c", str(settings.path)]
+            command = ending_with_us(sys.executable, "-m", "printago_moonraker", "run", "-c", str(settings.path))
             self._agent = await asyncio.create_subprocess_exec(
                 *command, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stderr=log, start_new_session=True
             )
@@ -127,6 +135,19 @@ class Farm:
         )
         self.mark = 0
 
+    async def restart_broker(self) -> None:
+        """Start it after it was stopped: the cloud is there before the agent can be, so that it hears all."""
+        assert self._agent is not None
+        stopped = self._agent.returncode is not None
+        if not stopped:
+            self._agent.send_signal(signal.SIGSTOP)
+        try:
+            await self.broker.start()
+            await self.connect_cloud()
+        finally:
+            if not stopped:
+                self._agent.send_signal(signal.SIGCONT)
+
     async def close(self) -> None:
         """Stop the agent and the cloud, also after a test that failed half-way."""
         try:
@@ -141,19 +162,22 @@ class Farm:
     async def restore(self) -> None:
         """An idle, cold, unhomed printer that the agent sees so, whatever the test before has left."""
         await self._mend()
-        await self.gcode(RESET)
+        outputs = [script for name, script in OUTPUTS.items() if name in self.options.extras]
+        await self.gcode("\n".join([RESET, *outputs]))
         await self.printer.control("filament", present=True)
         for heater in ("extruder", "heater_bed", *(name for name in self.options.extras if name in _HEATERS)):
             await self.printer.control("set_temperature", heater=heater, temperature=25.0)
         if self._agent is None or self._agent.returncode is not None or self.extra:
             await self._restart_agent()
         await self.status_until(_is_reset)
-        # Events wait for the disk, statuses do not. What is stored comes in order: this answer comes after all of it.
-        await self.do("camera_control.get_providers")
+        await self.settled()
         await self.printer.control("received_gcode", clear=True)
         self.mark = len(self.cloud.envelopes)
 
     async def _mend(self) -> None:
+        """What a test has ordered of the virtual printer is over, and it is ready."""
+        with contextlib.suppress(OSError):  # one that is gone is started anew, and knows of no order
+            await self._unfault()
         try:
             # Klipper's own word: Moonraker's may be a moment old.
             ready = (await self.printer.moonraker("printer.info"))["state"] == "ready"
@@ -164,6 +188,14 @@ class Farm:
             ready = False
         if not ready:
             await self.printer.restart_klippy()
+
+    async def _unfault(self) -> None:
+        control = self.printer.control
+        await control("release")
+        await control("stall", stalled=False)
+        await control("slow", seconds=0.0)
+        await control("mcu_absent", absent=False)
+        await control("config_error", text=None)
 
     async def _restart_agent(self) -> None:
         if self._agent is not None:
@@ -240,6 +272,27 @@ class Farm:
             raise AssertionError(f"not so within {timeout:g} s: {status}") from None
         return status
 
+    async def settled(self) -> None:
+        """Until all events that the agent has told of so far have come, and all answers.
+
+        They wait for the disk, and come in order; statuses do not wait, and overtake them. This answer is stored too,
+        and comes after all of them.
+        """
+        answer = await self.do("camera_control.get_providers")
+        assert answer["type"] == "response", answer
+
+    def log(self) -> str:
+        """What the agent has logged, in all its lives."""
+        return (self.folder / "agent.log").read_text()
+
+    def stored_events(self) -> list[str]:
+        """The names of the events that the agent has stored and the broker has not taken, in order."""
+        path = self.folder / "data" / "printago.db"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
+            rows = database.execute("SELECT payload FROM outbox ORDER BY id").fetchall()
+        envelopes = [json.loads(payload) for (payload,) in rows]
+        return [each["data"]["event"] for each in envelopes if each["type"] == "event"]
+
     async def completion(self, percent: float) -> None:
         """Until that much of the print is done."""
         await self.status_until(lambda s: (s["current_state_data"]["progress"]["completion"] or 0.0) >= percent)
@@ -249,6 +302,20 @@ class Farm:
     async def gcode(self, script: str) -> None:
         """Run G-code as a person at the printer would."""
         await self.printer.moonraker("printer.gcode.script", script=script)
+
+    async def hold(self, what: str = "file", line: str = "") -> None:
+        """The virtual printer's `hold`: the print, or all motion, stands still from now or from that line on."""
+        await self.printer.control("hold", what=what, line=line)
+
+    async def release(self) -> None:
+        """What is held goes on."""
+        await self.printer.control("release")
+
+    async def reached(self, line: str) -> None:
+        """Until Klipper has begun a line of G-code, whoever else is there to see it."""
+        async with asyncio.timeout(20):
+            while not any(each.startswith(line) for each in await self.received()):  # noqa: ASYNC110 - it cannot call
+                await asyncio.sleep(LOOK)
 
     async def received(self) -> list[str]:
         """Every line of G-code that reached Klipper since the test began."""
@@ -281,6 +348,16 @@ class Farm:
         path = self.put(name, gcode)
         await self.printer.moonraker("server.files.metascan", filename=path)
         return path
+
+    async def begin(self, name: str, *, job_id: str | None = None) -> None:
+        """Start a print that stands still in its middle, the agent having seen that much, until `release`.
+
+        After it, nothing but the end is left of it: LAST_LINE.
+        """
+        await self.store(name, HALF)
+        await self.hold("file", MIDDLE)
+        await self.done("printer_control.start_print", file_name=name, **({"job_id": job_id} if job_id else {}))
+        await self.status_until(lambda s: s["klipper"]["display_message"] == MIDDLE.removeprefix("M117 "))
 
     def stored(self) -> set[str]:
         """The names of the G-code files in the agent's folder."""
@@ -322,6 +399,10 @@ def moves(lines: int, *, head: str = "G28\nG90\nG1 Z10 F900\n", tail: str = "") 
     return head + "".join(f"G1 X{210 if n % 2 else 10} Y{20 + n % 190} F6000\n" for n in range(lines)) + tail
 
 
+MIDDLE, LAST_LINE = "M117 the middle", "M117 the end"
+HALF = moves(8, tail=f"{MIDDLE}\n") + moves(8, head="", tail=f"{LAST_LINE}\n")
+
+
 @asynccontextmanager
 async def source(*script: Reply | Script, name: str = "a.gcode") -> AsyncIterator[tuple[FakeSource, str]]:
     """A web server, and the URL of a file on it. Its query is a secret."""
@@ -359,7 +440,7 @@ async def _farm(folder: Path, options: Options) -> AsyncIterator[Farm]:
                 check_schemas(place.cloud.envelopes)
         finally:
             await place.close()
-        log = (folder / "agent.log").read_text()
+        log = place.log()
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
         assert "s3cr3t" not in log, "a URL's query is a secret"
 

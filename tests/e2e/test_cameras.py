@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from printago_moonraker.virtual.webcam import CORNERS, Mode, VirtualWebcam, make_picture
+from printago_moonraker.virtual.webcam import BLOCK, CORNERS, Mode, VirtualWebcam, make_picture
 from tests.e2e import farm as parts
 from tests.e2e.farm import PRINTER_ID, Farm, Options
 from tests.fakes.storage import Answer, Storage
@@ -83,6 +83,27 @@ async def inline(farm: Farm, name: str) -> tuple[bytes, dict[str, Any]]:
     answer = await farm.do("camera_control.snapshot", camera_provider_id="moonraker", camera_name=name)
     assert answer["type"] == "response", answer
     return base64.b64decode(answer["data"]["image"]), answer["data"]
+
+
+async def ask(webcam: VirtualWebcam, more: int) -> None:
+    """Until the camera was asked so many times more."""
+    async with asyncio.timeout(30):
+        await webcam.asked(webcam.requests + more)
+
+
+async def intervals(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
+    """So long that a stream at the shortest interval would have asked its camera: another one has, three times."""
+    await farm.done("camera_control.stream_on", camera_name="flipped", interval=0.5)
+    await ask(webcams["flipped"], 3)
+    await farm.done("camera_control.stream_off", camera_name="flipped")
+
+
+def place_of_the_square(content: bytes) -> int:
+    """Where the white square is in a picture that was turned by 270 degrees, in blocks from the left."""
+    image = Image.open(io.BytesIO(content)).convert("L").transpose(Image.Transpose.ROTATE_270)
+    row = [image.getpixel((block * BLOCK + BLOCK // 2, SIZE[1] // 2 + BLOCK // 2)) for block in range(SIZE[0] // BLOCK)]
+    (place,) = [block for block, light in enumerate(row) if isinstance(light, float | int) and light > 220]
+    return place
 
 
 @pytest.mark.shows("camera_control.get_providers")
@@ -192,7 +213,7 @@ async def test_a_storage_in_passing_trouble(farm: Farm) -> None:
 
 
 @pytest.mark.shows("camera_control.stream_on", "camera_control.stream_off")
-async def test_stream_to_the_topic(farm: Farm) -> None:
+async def test_stream_to_the_topic(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """Raw JPEGs on the camera's topic; off is off."""
     topic = f"{TOPIC}/upright"
     farm.cloud.frames.clear()
@@ -208,10 +229,12 @@ async def test_stream_to_the_topic(farm: Farm) -> None:
     assert farm.cloud.frames.keys() == {topic}
     assert all(Image.open(io.BytesIO(frame)).size == SIZE for frame in seen)
     await farm.done("camera_control.stream_off", camera_name="upright")
-    await asyncio.sleep(0.2)  # what was on its way
+    await farm.settled()  # also what was on its way
     farm.cloud.frames.clear()
-    await asyncio.sleep(1.2)
-    assert farm.cloud.frames == {}
+    requests = webcams["upright"].requests
+    await intervals(farm, webcams)
+    assert topic not in farm.cloud.frames
+    assert webcams["upright"].requests == requests
     assert (await farm.done("camera_control.stream_off", camera_name="upright"))["already"] is True
 
 
@@ -226,34 +249,35 @@ async def test_stream_to_a_url_skips_what_is_late(farm: Farm, webcams: dict[str,
         storage.gate.clear()
         await storage.until(3)
         requests = webcams["left"].requests
-        await asyncio.sleep(1.6)
+        await intervals(farm, webcams)
         assert webcams["left"].requests == requests
         storage.gate.set()
         await storage.until(5)
         assert storage.most_at_once == 1
         await farm.done("camera_control.stream_off", camera_name="left")
         assert all(Image.open(io.BytesIO(put.body)).size == SIZE[::-1] for put in storage.puts)
-        assert len({put.body for put in storage.puts}) == len(storage.puts)
+        places = [place_of_the_square(put.body) for put in storage.puts]  # it moves on by one with each picture
+        assert places == [(places[0] + number) % (SIZE[0] // BLOCK) for number in range(len(places))]
 
 
 @pytest.mark.shows("camera_control.stream_on")
 async def test_stream_ends_by_itself(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """After max_duration nothing is asked of the camera any more."""
+    told = farm.log().count("the stream of upright ended after its time")
     await farm.done("camera_control.stream_on", camera_name="upright", interval=0.5, max_duration=1.2)
-    await asyncio.sleep(1.5)
+    await parts.until(lambda: farm.log().count("the stream of upright ended after its time") > told)
     requests = webcams["upright"].requests
-    await asyncio.sleep(1.0)
+    await intervals(farm, webcams)
     assert webcams["upright"].requests == requests
     assert (await farm.done("camera_control.stream_off", camera_name="upright"))["already"] is True
 
 
-async def test_stream_survives_a_lost_link(farm: Farm) -> None:
+async def test_stream_survives_a_lost_link(farm: Farm, webcams: dict[str, VirtualWebcam]) -> None:
     """When the broker is back, so are the frames, without a new command."""
     await farm.done("camera_control.stream_on", camera_name="upright", interval=0.5)
     await farm.broker.stop()
-    await asyncio.sleep(1.0)
-    await farm.broker.start()
-    await farm.connect_cloud()
+    await ask(webcams["upright"], 2)
+    await farm.restart_broker()
     await parts.until(lambda: f"{TOPIC}/upright" in farm.cloud.frames, timeout=30)
     await farm.done("camera_control.stream_off", camera_name="upright")
 
@@ -264,7 +288,7 @@ async def test_a_stream_is_forgotten_at_restart(farm: Farm, webcams: dict[str, V
     await farm.end_agent()
     await farm.start_agent()
     requests = webcams["upright"].requests
-    await asyncio.sleep(1.2)
+    await intervals(farm, webcams)
     assert webcams["upright"].requests == requests
 
 

@@ -140,6 +140,7 @@ async def test_pause_resume_stop(farm: Farm) -> None:
 async def test_emergency_stop_and_the_way_back(farm: Farm) -> None:
     """The emergency stop overtakes all that waits, is so already when asked for again, and a firmware restart heals."""
     await farm.gcode("M104 S210")
+    await farm.hold("motion", "G28")
     slow = asyncio.create_task(farm.do("movement_control.home"))
     await farm.status_until(lambda s: s["klipper"]["homed_axes"])
     assert "already" not in await farm.done("printer_control.emergency_stop")

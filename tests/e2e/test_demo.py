@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from tests.fakes.processes import ending_with_us
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,7 +63,7 @@ def demo(tmp: Path, *options: str) -> Iterator[Demo]:
     # Not pytest's folder: a unix socket's name has 107 bytes at most, and that one is long.
     environment = {**os.environ, "TMPDIR": str(tmp), "PYTHONUTF8": "1"}
     with subprocess.Popen(
-        [*DEMO, *options],
+        ending_with_us(*DEMO, *options),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

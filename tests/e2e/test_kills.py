@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.farm import ENDS, PRINT_EVENTS, moves, until
+from tests.e2e.farm import ENDS, HALF, MIDDLE, PRINT_EVENTS, moves, until
 
 if TYPE_CHECKING:
     from tests.e2e.farm import Farm
@@ -42,6 +42,7 @@ async def completed(farm: Farm) -> None:
 
 async def ended(farm: Farm, count: int = 1) -> None:
     await until(lambda: sum(event in ENDS for event, _ in told(farm)) >= count, 30)
+    await farm.settled()
 
 
 async def started(farm: Farm) -> int:
@@ -85,11 +86,11 @@ async def test_a_start_is_never_repeated(farm: Farm, delay: float) -> None:
 
 async def test_a_print_goes_on_without_the_agent(farm: Farm) -> None:
     """Killed in the middle: no second start, the name is kept, and the end comes once."""
-    farm.put("on.gcode", moves(40))
-    await farm.done("printer_control.start_print", file_name="on.gcode", job_id=JOB)
+    await farm.begin("on.gcode", job_id=JOB)
     await kill(farm)
     await farm.start_agent()
     assert (await farm.status())["klipper"]["job"] == {"job_id": JOB, "source": "printago"}
+    await farm.release()
     await ended(farm)
     assert told(farm) == [("PrintStarted", JOB), ("PrintDone", JOB)]
 
@@ -97,10 +98,10 @@ async def test_a_print_goes_on_without_the_agent(farm: Farm) -> None:
 async def test_a_print_ends_while_the_agent_is_away(farm: Farm) -> None:
     """Its end is told when the agent is back, whether Klipper still shows it or only the history knows."""
     for restart in (False, True):
-        farm.put("away.gcode", moves(2))
         farm.mark = len(farm.cloud.envelopes)
-        await farm.done("printer_control.start_print", file_name="away.gcode", job_id=JOB)
+        await farm.begin("away.gcode", job_id=JOB)
         await kill(farm)
+        await farm.release()
         await completed(farm)
         if restart:
             await farm.printer.kill_klippy()
@@ -112,8 +113,7 @@ async def test_a_print_ends_while_the_agent_is_away(farm: Farm) -> None:
 
 async def test_klipper_dies_while_the_agent_is_away(farm: Farm) -> None:
     """The print has failed, and the reason is the history's."""
-    farm.put("dies.gcode", moves(200))
-    await farm.done("printer_control.start_print", file_name="dies.gcode", job_id=JOB)
+    await farm.begin("dies.gcode", job_id=JOB)
     await kill(farm)
     await farm.printer.kill_klippy()
     await farm.printer.restart_klippy()
@@ -125,10 +125,13 @@ async def test_klipper_dies_while_the_agent_is_away(farm: Farm) -> None:
 
 async def test_a_print_begins_while_the_agent_is_away(farm: Farm) -> None:
     """Nobody has told of it yet: its start is told when it is seen, and it is nobody's of the cloud's."""
-    path = farm.put("local.gcode", moves(30))
+    path = farm.put("local.gcode", HALF)
     await kill(farm)
+    await farm.hold("file", MIDDLE)
     await farm.printer.moonraker("printer.print.start", filename=path)
     await farm.start_agent()
+    await farm.event("PrintStarted")
+    await farm.release()
     await ended(farm)
     assert told(farm) == [("PrintStarted", None), ("PrintDone", None)]
     assert farm.events("PrintDone")[0]["source"] == "local"
@@ -139,11 +142,9 @@ async def test_what_was_said_without_a_broker_survives_the_agent(farm: Farm) -> 
     path = farm.put("dark.gcode", moves(3))
     await farm.broker.stop(kill=True)
     await farm.printer.moonraker("printer.print.start", filename=path)
-    await completed(farm)
-    await asyncio.sleep(1.0)  # the agent has seen the end by now; there is nobody to ask
+    await until(lambda: "PrintDone" in farm.stored_events(), 30)
     await kill(farm)
-    await farm.broker.start()
-    await farm.connect_cloud()
+    await farm.restart_broker()
     await farm.start_agent()
     await ended(farm)
     assert told(farm) == [("PrintStarted", None), ("PrintDone", None)]

@@ -28,6 +28,7 @@ from tests.e2e.farm import ROOT, check_refusal, check_schemas, is_event
 from tests.fakes.klipper import Bench, Recorder
 from tests.fakes.moonraker import FakeMoonraker
 from tests.fakes.mosquitto import Mosquitto, mosquitto
+from tests.fakes.processes import ending_with_us
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -38,10 +39,11 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
 
 REAL = ("real-1", "real-2", "real-3")
 SCRIPTED = tuple(f"scripted-{number}" for number in range(1, 18))
-ROUNDS = 8  # commands to each printer in one measurement
+ROUNDS = 4  # commands to each printer in one measurement
 PACE = 0.03  # s between two of them
 FACTOR = 1.5
-ATTEMPTS = 3  # other work on the machine makes one measurement slow, not three
+PAIRS = 4  # measurements without and with the trouble, in turn: other work on the machine slows down both
+SLOW = 2.0  # s that the slow printer takes for an answer
 
 CONFIG = """\
 [printago]
@@ -165,7 +167,7 @@ async def agent(path: Path) -> AsyncIterator[Process]:
     """The one agent; it ends well."""
     with (path.parent / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "printago_moonraker", "run", "-c", str(path)),
+            *ending_with_us(sys.executable, "-m", "printago_moonraker", "run", "-c", str(path)),
             cwd=ROOT,
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log,
@@ -209,7 +211,7 @@ async def test_each_has_its_own_topics(park: Park) -> None:
     """No topic carries two printers; each has its own availability, which says that it is there."""
     for name, cloud in park.clouds.items():
         assert {envelope["printer_id"] for envelope in cloud.envelopes} == {name}
-        assert cloud.availability == "connected"
+        await cloud.wait_available("connected")
     topics = [topics_for(park.settings, printer) for printer in park.settings.printers]
     assert len({each.availability for each in topics} | {each.commands for each in topics}) == 2 * len(park.clouds)
 
@@ -257,37 +259,36 @@ async def test_one_dies_and_one_hangs(park: Park) -> None:
         assert (await park.set_bed(name))["type"] == "success", name
 
 
+@pytest.mark.timeout(180)
 async def test_latency_beside_a_dead_and_a_slow_printer(park: Park) -> None:
     """One printer is killed and one is slow, and both are given commands all the time: the other eighteen answer
-    within one and a half times of what they took before.
+    within one and a half times of what they took before, and none of them waits for the slow one.
 
-    Before and after are measured in the same run, and a ratio that is too high is measured again, because the machine
-    has other work too.
+    Before and during are measured in turn, and compared over all that was measured: the machine has other work too.
     """
     dead, slow, _ = REAL
     others = [name for name in park.clouds if name not in (dead, slow)]
     assert len(others) == 18
-    ratios = []
-    for _ in range(ATTEMPTS):
-        before = await latency(park, others)
+    before: list[float] = []
+    during: list[float] = []
+    for _ in range(PAIRS):
+        before += await latencies(park, others)
         await park.rigs[dead].kill_moonraker()
-        await park.rigs[slow].control("slow", seconds=2.0)
+        await park.rigs[slow].control("slow", seconds=SLOW)
         try:
             async with disturbance(lambda: park.set_bed(dead)), disturbance(lambda: park.set_bed(slow)):
-                after = await latency(park, others)
+                during += await latencies(park, others)
         finally:
             await park.rigs[slow].control("slow", seconds=0.0)
             await park.rigs[dead].start_moonraker()
         await park.state(dead, "OPERATIONAL")
         await park.state(slow, "OPERATIONAL")
-        ratios.append(after / before)
-        if ratios[-1] <= FACTOR:
-            return
-    pytest.fail(f"the others took {', '.join(f'{ratio:.2f}' for ratio in ratios)} times as long")
+    assert median(during) <= FACTOR * median(before), f"{median(during):.4f} s after {median(before):.4f} s"
+    assert max(during) < SLOW
 
 
-async def latency(park: Park, names: list[str]) -> float:
-    """The median time of a command in s, to these printers in turn.
+async def latencies(park: Park, names: list[str]) -> list[float]:
+    """The times of commands in s, to these printers in turn.
 
     Each is sent at its time, whether the one before was answered or not: who waits for a slow answer before sending the
     next sees few slow ones.
@@ -304,7 +305,7 @@ async def latency(park: Park, names: list[str]) -> float:
         for name in names * ROUNDS:
             commands.append(group.create_task(command(name)))
             await asyncio.sleep(PACE)
-    return median(each.result() for each in commands)
+    return [each.result() for each in commands]
 
 
 @asynccontextmanager

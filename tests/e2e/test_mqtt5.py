@@ -98,6 +98,7 @@ async def raw(farm: Farm) -> AsyncIterator[Raw]:
 
 def kept(message: MQTTMessage) -> dict[str, Any]:
     """The envelope in a message, which says that it is JSON."""
+    assert message.properties is not None
     assert getattr(message.properties, "ContentType", None) == "application/json"
     envelope: dict[str, Any] = json.loads(message.payload)
     return envelope
@@ -131,21 +132,29 @@ async def test_without_a_response_topic_there_is_one_answer(raw: Raw) -> None:
     answer = await raw.on(f"printago/{PRINTER_ID}/success")
     assert kept(answer)["command"]["id"] == "r-1"
     assert not hasattr(answer.properties, "CorrelationData")
-    raw.send("printer_control.get_status", "r-2")
+    raw.send("camera_control.get_providers", "r-2")  # its answer is stored, and comes after all before it
     await raw.until(lambda messages: any(b'"r-2"' in each.payload and each.topic != COMMANDS for each in messages))
     assert len([each for each in raw.messages if b'"r-1"' in each.payload and each.topic != COMMANDS]) == 1
 
 
 async def test_every_envelope_says_what_it_is(farm: Farm, raw: Raw) -> None:
-    """Statuses, events and answers have the content type `application/json`; the availability is plain text."""
+    """Statuses, events, answers and pairing have the content type `application/json`, each on its type's topic."""
     await farm.store("types.gcode", "M117 x\n")
     raw.send("printer_control.start_print", "t-1", file_name="types.gcode")
     await farm.event("PrintDone")
-    await raw.on(f"printago/{PRINTER_ID}/success")
-    envelopes = [each for each in raw.messages if each.topic != COMMANDS]
-    assert {each.topic.rpartition("/")[2] for each in envelopes} >= {"status", "event", "success"}
+    raw.send("temperature_control.set_bed", "t-2", temperature=999)
+    raw.send("camera_control.get_providers", "t-3")
+    raw.send("printer_control.get_status", "t-4")
+    kinds = {"status", "event", "success", "error", "response"}
+    for kind in kinds:
+        await raw.on(f"printago/{PRINTER_ID}/{kind}")
+    await farm.end_agent()
+    await farm.start_agent()
+    await raw.on(f"printago/{PRINTER_ID}/pairing")
+    envelopes = [each for each in raw.messages if each.topic not in (COMMANDS, AVAILABILITY)]
+    assert {each.topic.rpartition("/")[2] for each in envelopes} == kinds | {"pairing"}
     for each in envelopes:
-        kept(each)
+        assert kept(each)["type"] == each.topic.rpartition("/")[2]
 
 
 async def test_a_command_that_expires_at_the_broker_is_never_delivered(farm: Farm, raw: Raw) -> None:
@@ -157,11 +166,12 @@ async def test_a_command_that_expires_at_the_broker_is_never_delivered(farm: Far
     await asyncio.sleep(2.5)  # this is what the test is about: the broker counts whole seconds
     await farm.start_agent()
     answer = await farm.wait_for(lambda envelope: envelope.get("command", {}).get("id") == "x-long")
-    assert answer["type"] == "success", answer
-    await farm.status()
+    # It may come before the printer is in sight: then it is refused.
+    assert answer["type"] == "success" or answer["data"]["code"] in ("printer_offline", "printer_not_ready"), answer
+    await farm.settled()
     assert not [each for each in farm.envelopes if each.get("command", {}).get("id") == "x-short"]
     lines = [line for line in await farm.received() if "HEATER=heater_bed" in line]
-    assert [line.rpartition("=")[2] for line in lines] == ["44"]
+    assert [line.rpartition("=")[2] for line in lines] == ["44"] * (answer["type"] == "success")
 
 
 async def test_a_command_that_expires_while_it_waits(farm: Farm, raw: Raw) -> None:
@@ -169,9 +179,9 @@ async def test_a_command_that_expires_while_it_waits(farm: Farm, raw: Raw) -> No
     await farm.printer.control("stall", stalled=True)
     try:
         raw.send("movement_control.home", "w-long")
-        raw.send("temperature_control.set_bed", "w-short", expiry=1, temperature=45)
+        raw.send("temperature_control.set_bed", "w-short", expiry=3, temperature=45)
         await raw.until(lambda messages: b'"w-short"' in b"".join(each.payload for each in messages))
-        await asyncio.sleep(1.5)  # longer than it may take
+        await asyncio.sleep(3.5)  # longer than it may take
     finally:
         await farm.printer.control("stall", stalled=False)
     answer = await farm.wait_for(lambda envelope: envelope.get("command", {}).get("id") == "w-short")
@@ -199,4 +209,4 @@ async def test_the_will_speaks_after_its_delay(farm: Farm, raw: Raw) -> None:
     await raw.until(lambda _: raw.availability(), timeout=WILL_DELAY + 10.0)
     assert raw.availability() == [b"disconnected"]
     assert WILL_DELAY - 1.0 <= time.monotonic() - begun <= WILL_DELAY + 5.0
-    assert farm.cloud.availability == "disconnected"
+    await farm.cloud.wait_available("disconnected")

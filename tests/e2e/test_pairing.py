@@ -27,6 +27,7 @@ from tests.e2e.client import connected
 from tests.e2e.farm import ROOT, is_event, until
 from tests.fakes.account import CLOUD, CLOUD_PASSWORD, KEY, OTHER_KEY, STORE, AccountBroker, account_broker
 from tests.fakes.device_server import device_server
+from tests.fakes.processes import ending_with_us
 from tests.fakes.tls import make_authority
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ class Place:
         return self.log.read_text() if self.log.exists() else ""
 
     async def start(self, *arguments: str, **options: Any) -> Process:
-        command = [sys.executable, "-m", "printago_moonraker", arguments[0], "-c", str(self.file), *arguments[1:]]
+        ours = (sys.executable, "-m", "printago_moonraker", arguments[0], "-c", str(self.file), *arguments[1:])
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, **options
+            *ending_with_us(*ours), cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, **options
         )
 
     async def run(self, *arguments: str, given: str = "") -> tuple[int, str]:
@@ -197,7 +198,7 @@ async def test_on_a_terminal_the_key_stays_hidden(place: Place) -> None:
     """On a terminal it asks for both, and what is typed as the key is not shown."""
     ours, theirs = os.openpty()
     try:
-        command = [sys.executable, "-m", "printago_moonraker", "pair", "-c", str(place.file)]
+        command = ending_with_us(sys.executable, "-m", "printago_moonraker", "pair", "-c", str(place.file))
         process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         )

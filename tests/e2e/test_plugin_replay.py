@@ -10,6 +10,7 @@ import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -134,8 +135,7 @@ async def prepare(farm: Farm, case: str, state: str) -> None:
     if case in ("tests05.jog", "tests06.extrude"):
         await farm.warm()
     elif case == "get_status.after_overwrite":  # of which the recorded status shows the print's end
-        for _ in range(8):  # a Moonraker whose Klipper has just come back misses a print for its history: 2 s of ticks
-            await farm.query("webhooks")
+        await wake_history(farm)
         await start(farm, moves(5))
         await farm.status_until(lambda s: s["current_job"]["lastPrintTime"])
     elif case == "get_status.heating" and state == "printing":
@@ -163,6 +163,19 @@ async def start(farm: Farm, gcode: str) -> None:
     await farm.status_until(
         lambda s: s["current_state_data"]["progress"]["filepos"] and s["current_job"]["estimatedPrintTime"]
     )
+
+
+async def wake_history(farm: Farm) -> None:
+    """Prints until Moonraker's history has one under its name: when its Klipper has just come back, it misses that."""
+    for number in count():
+        path = await farm.store(f"awake-{number}.gcode", moves(5))  # a shorter one is not seen at all
+        await farm.printer.moonraker("printer.print.start", filename=path)
+        while (await farm.query("print_stats"))["state"] in ("standby", "printing"):
+            pass
+        await farm.query("webhooks")  # the next tick: it is there by now, if ever
+        jobs = (await farm.printer.moonraker("server.history.list", limit=1))["jobs"]
+        if jobs and jobs[0]["filename"] == path:
+            return
 
 
 async def command(farm: Farm, action: str, **parameters: Any) -> None:

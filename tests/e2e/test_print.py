@@ -31,7 +31,7 @@ def identities(events: Iterable[dict[str, Any]]) -> set[tuple[Any, ...]]:
 async def end(farm: Farm, timeout: float = 30.0) -> dict[str, Any]:
     """The print's end, and the proof that it is the only one."""
     data = await farm.event(*ENDS, timeout=timeout)
-    await farm.status()  # what was sent before it has come
+    await farm.settled()
     assert [name for name in farm.prints() if name in ENDS] == [data["event"]]
     return data
 
@@ -46,12 +46,18 @@ async def test_a_whole_print_with_pause_and_resume(farm: Farm) -> None:
     """From the download to the end: each step told once, in order, under the cloud's own name; progress only grows."""
     async with source(Reply(body=WHOLE.encode()), name="whole.gcode") as (_, url):
         await farm.done("printer_control.download_gcode", url=url, job_id="job-7")
+    await farm.hold("file", "SET_PRINT_STATS_INFO CURRENT_LAYER=1")
     await farm.done("printer_control.start_print", file_name="whole.gcode")
+    await farm.event("LayerChange")
+    assert (await farm.status())["current_state_data"]["progress"]["completion"] < 30.0
+    await farm.hold("file", f"SET_PRINT_STATS_INFO CURRENT_LAYER={LAYERS}")
     await farm.completion(30)
     await farm.done("printer_control.pause_print")
     paused = await farm.status()
     assert (paused["printer_state_id"], paused["klipper"]["can"]["resume"]) == ("PAUSED", True)
     await farm.done("printer_control.resume_print")
+    await farm.status()
+    await farm.release()
     done = await end(farm)
 
     assert farm.prints() == ["PrintStarted", "PrintPaused", "PrintResumed", "PrintDone"]
@@ -111,11 +117,13 @@ async def test_a_print_whose_gcode_fails(farm: Farm) -> None:
 
 async def test_a_print_that_a_person_starts(farm: Farm) -> None:
     """A print from the printer's own screen is told too, as local, even of a file that the cloud once named."""
-    async with source(Reply(body=moves(30).encode()), name="local.gcode") as (_, url):
+    async with source(Reply(body=moves(10).encode()), name="local.gcode") as (_, url):
         await farm.done("printer_control.download_gcode", url=url, job_id="job-10")
+    await farm.hold()
     await farm.printer.moonraker("printer.print.start", filename="Printago/local.gcode")
     await farm.event("PrintStarted")
     assert (await farm.status())["klipper"]["job"] == {"job_id": None, "source": "local"}
+    await farm.release()
     assert (await end(farm))["event"] == "PrintDone"
     assert farm.prints() == ["PrintStarted", "PrintDone"]
     assert identities(farm.events(*PRINT_EVENTS)) == {("Printago/local.gcode", None, "local")}

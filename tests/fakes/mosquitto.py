@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+
+from printago_moonraker.virtual.ports import free_port as free_port  # for the tests that only need that
+from tests.fakes.processes import ending_with_us
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -26,14 +28,6 @@ def program(name: str = "mosquitto") -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Mosquitto:
     """A broker that can be stopped, killed and started again on the same port."""
@@ -45,9 +39,7 @@ class Mosquitto:
     async def start(self) -> None:
         """Returns once it accepts connections."""
         self.process = await asyncio.create_subprocess_exec(
-            program(),
-            "-c",
-            str(self.config),
+            *ending_with_us(program(), "-c", str(self.config)),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

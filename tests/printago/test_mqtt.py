@@ -26,6 +26,7 @@ from tests.fakes.broker import (
     proxy,
 )
 from tests.fakes.mosquitto import Mosquitto, free_port, mosquitto
+from tests.fakes.processes import ending_with_us
 from tests.printago.sessions import Inbox, attempt, nowhere, refused
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ async def test_it_works_with_amqtt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT", 0.5)
     port, inbox = free_port(), Inbox()
     amqtt = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", AMQTT, f"127.0.0.1:{port}", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        *ending_with_us(sys.executable, "-c", AMQTT, f"127.0.0.1:{port}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert amqtt.stdout is not None
@@ -216,12 +219,14 @@ async def test_the_stock_brokers_nagle_costs_nothing(tmp_path: Path) -> None:
             connect(replace(me, client_id="other"), subscriptions=["there"], on_message=echo) as other,
         ):
             times: list[float] = []
-            for number in range(20):
+            for number in range(60):
                 start = time.perf_counter()
                 session.publish("there", b"x")
                 await inbox.wait(number + 1)
                 times.append(time.perf_counter() - start)
-    assert sorted(times)[10] < 0.02
+    # Whoever waits for a delayed acknowledgement waits 40 ms each time, but for the first ones. Of what a busy machine
+    # takes for some of them this says nothing.
+    assert sorted(times[20:])[10] < 0.04
 
 
 async def test_nagle_is_off_and_the_goodbye_is_said(endpoint: Callable[..., Endpoint]) -> None:

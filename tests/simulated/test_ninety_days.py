@@ -204,6 +204,7 @@ def test_ninety_days_leave_nothing_behind_and_each_print_has_one_end(
     assert not twice, f"{told}; told more than once: {twice[:20]}\n" + "\n".join(world.evidence)
     assert not world.late, f"{told}; started late: {world.late[:20]}"
     assert not world.open, f"{told}; no end was told of {len(world.open)}: {list(world.open.values())[:20]}"
+    assert not world.wrong_ends, f"{told}; told another end: {world.wrong_ends[:20]}\n" + "\n".join(world.evidence)
     assert not unstarted, f"{told}; ended without a start: {unstarted[:20]}"
     assert life.deaths == 0, told
     assert not life.stuck, f"{told}; a stop has not ended {len(life.stuck)} tasks: {sorted(set(life.stuck))}"

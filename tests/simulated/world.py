@@ -97,6 +97,7 @@ class World:
 
     def begin(self, file: str) -> None:
         self.jobs += 1
+        self._replace()
         self.note(f"begins {file}")
         if self.wall() > self._expiries.pop(file, float("inf")) + TICK:
             self.late.append(file)
@@ -121,6 +122,15 @@ class World:
         state = {"completed": "complete", "cancelled": "cancelled"}.get(status, "error")
         if self.klippy_up:
             self.push(print_stats={"state": state, "message": "" if state != "error" else "Move out of range"})
+
+    def _replace(self) -> None:
+        """A print that is on when another one begins is over: Moonraker calls it cancelled."""
+        if self.job is not None:
+            self.note(f"replaced: {self.job.file}, seen: {self.job.seen}")
+            self.job.end = "PrintCancelled"
+            if not self.job.seen:
+                self.open.pop(self.job.file, None)
+            self.close_history("cancelled", self.job.file)
 
     def close_history(self, status: str, file: str) -> None:
         newest = self.history[0] if self.moonraker_up and self.history else {}
@@ -205,4 +215,5 @@ class World:
         if event in ENDS and job is not None:
             if event != job.end:
                 self.wrong_ends.append(f"{file}: {event}, not {job.end or 'yet'}")
+                self.evidence = self.evidence or list(self._trace)
             del self.open[file]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
 from printago_moonraker.virtual.gcode import KlipperError
+from printago_moonraker.virtual.motion import HALT_NOTICE, LOOK_AHEAD, START_DELAY
 from tests.virtual.conftest import klippy
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 async def test_homing_times(tmp_path: Path) -> None:
-    """G28 takes about 8 s from somewhere and 5.6 s from the corner, as measured."""
-    async with klippy(tmp_path, factor=20.0) as printer:
-        for least, most in ((6.5, 11.0), (4.5, 8.0)):
+    """G28 takes about 8.3 s from somewhere and 5.6 s from the corner, as measured."""
+    async with klippy(tmp_path) as printer:
+        for measured in (8.3, 5.6):
             began = printer.clock.now()
             await printer.gcode.run("G28")
-            assert least < printer.clock.now() - began < most
+            assert printer.clock.now() - began == pytest.approx(measured, abs=1.2)
 
 
 async def test_homing_looks_far_away(tmp_path: Path) -> None:
     """While an axis is homed it already counts as homed, and is seen beyond the bed."""
-    async with klippy(tmp_path, factor=20.0) as printer:
+    async with klippy(tmp_path) as printer:
         homing = printer.spawn(printer.gcode.run("G28"))
         await printer.clock.sleep(0.6)
         assert printer.objects["toolhead"]()["homed_axes"] == "x"
@@ -40,7 +40,7 @@ async def test_homing_looks_far_away(tmp_path: Path) -> None:
 
 async def test_look_ahead(tmp_path: Path) -> None:
     """Moves are accepted until two seconds are queued, then they wait; M400 waits for all."""
-    async with klippy(tmp_path, factor=10.0) as printer:
+    async with klippy(tmp_path) as printer:
         await printer.gcode.run("G28")
         moves = "\n".join(f"G1 X{10 + 50 * (i % 2)} F3000" for i in range(1, 9))  # one second each
         began = printer.clock.now()
@@ -48,8 +48,8 @@ async def test_look_ahead(tmp_path: Path) -> None:
         queued = printer.clock.now() - began
         await printer.gcode.run("M400")
         moved = printer.clock.now() - began
-    assert 3.5 < queued < 7.0
-    assert 7.5 < moved < 12.0
+    assert moved == pytest.approx(8.2 + START_DELAY, abs=0.01)  # the first one begins in the corner
+    assert moved - LOOK_AHEAD - 1.0 <= queued <= moved - LOOK_AHEAD
 
 
 async def test_modes_offsets_and_states(printer: Printer) -> None:
@@ -111,9 +111,11 @@ async def test_m84_forgets_the_position(printer: Printer) -> None:
 
 async def test_shutdown_cuts_homing(tmp_path: Path) -> None:
     """A G28 cut by a shutdown raises a moment later."""
-    async with klippy(tmp_path, factor=20.0) as printer:
+    async with klippy(tmp_path) as printer:
         homing = printer.spawn(printer.gcode.run("G28"))
         await printer.clock.sleep(1.0)
         printer.shut_down("test")
-        done, _ = await asyncio.wait({homing}, timeout=2.0)
-        assert [str(task.exception()) for task in done] == ["Homing failed due to printer shutdown"]
+        began = printer.clock.now()
+        with pytest.raises(KlipperError, match="Homing failed due to printer shutdown"):
+            await homing
+        assert printer.clock.now() - began == pytest.approx(HALT_NOTICE, abs=0.01)

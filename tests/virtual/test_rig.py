@@ -14,9 +14,12 @@ import pytest
 from printago_moonraker.errors import AgentError
 from printago_moonraker.virtual import moonraker_env
 from printago_moonraker.virtual.rig import PACKAGE_ROOT, VirtualPrinter, run_virtual_printer
+from tests.fakes.processes import ending_with_us
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)  # the real Moonraker takes its time to start on a busy machine
 
 CHILD = """\
 import asyncio, sys
@@ -123,10 +126,7 @@ async def children(pid: int) -> list[int]:
 async def started(tmp_path: Path) -> tuple[asyncio.subprocess.Process, list[int]]:
     """A process that runs a virtual printer, and its two children."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        CHILD,
-        str(tmp_path),
+        *ending_with_us(sys.executable, "-c", CHILD, str(tmp_path)),
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": PACKAGE_ROOT},
     )
@@ -139,7 +139,7 @@ async def started(tmp_path: Path) -> tuple[asyncio.subprocess.Process, list[int]
 
 
 async def gone(pids: list[int]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for pid in pids:
             while True:
                 try:

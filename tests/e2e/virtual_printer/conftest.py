@@ -27,6 +27,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Virtual
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(rig: VirtualPrinter) -> AsyncIterator[Client]:
     """A subscribed client before an idle, unhomed, cold printer."""
+    await rig.control("release")
     async with connected(rig.url) as client:
         await client.call("server.connection.identify", client_name="bench", version="1", type="agent", url="http://x")
         if (await client.call("server.info"))["klippy_state"] != "ready":

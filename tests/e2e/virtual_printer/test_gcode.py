@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,15 +125,16 @@ async def test_remote_method(client: Client) -> None:
     assert next(m for m in client.log if m.get("method") == "my_method")["params"] == {"value": 42}
 
 
-async def test_query_waits_for_the_tick(client: Client) -> None:
+async def test_query_waits_for_the_tick(rig: VirtualPrinter, client: Client) -> None:
     """A query is answered on the next tick of 250 ms, printer.info at once, while homing too."""
-    await client.call("printer.objects.query", objects={"webhooks": None})
-    began = time.monotonic()
-    await client.call("printer.objects.query", objects={"webhooks": None})
-    assert 0.1 < time.monotonic() - began < 1.0  # a first answer that came late shortens the wait for the second
+    first, second = [await client.call("printer.objects.query", objects={"webhooks": None}) for _ in range(2)]
+    assert second["eventtime"] - first["eventtime"] > 0.24 * FACTOR
+    await rig.control("hold", what="motion", line="G28")
     homing = client.send("printer.gcode.script", script="G28")
+    await client.state("toolhead", "homed_axes", "x")
     await client.call("printer.info")
     assert not homing.done()
+    await rig.control("release")
     await homing
 
 
@@ -157,7 +157,7 @@ async def test_pushes_only_changes(client: Client) -> None:
                     last[name, field] = value
 
 
-async def test_everything_waits_behind_g28(client: Client) -> None:
+async def test_everything_waits_behind_g28(rig: VirtualPrinter, client: Client) -> None:
     """G-code and print control wait for a running G28, in order; queries and printer.info do not."""
     ended: list[str] = []
 
@@ -171,9 +171,15 @@ async def test_everything_waits_behind_g28(client: Client) -> None:
         ("pause", "printer.print.pause", {}),
         ("resume", "printer.print.resume", {}),
     ]
+    await rig.control("hold", what="motion", line="G28")
     waits = [ends(name, client.send(method, **params)) for name, method, params in calls]
     waits.append(ends("info", client.send("printer.info")))
-    await asyncio.gather(*waits)
+    running = asyncio.gather(*waits)
+    await client.until(lambda: ended)
+    assert (await client.call("printer.objects.query", objects={"toolhead": None}))["status"]
+    assert ended == ["info"]
+    await rig.control("release")
+    await running
     assert ended == ["info", "home", "text", "pause", "resume"]
     await client.state("toolhead", "homed_axes", "xyz")
 
@@ -181,22 +187,29 @@ async def test_everything_waits_behind_g28(client: Client) -> None:
 async def test_m400_waits_for_motion(rig: VirtualPrinter, client: Client) -> None:
     """Moves are accepted at once, M400 returns when they have ended."""
     await rig.control("set_homed")
-    began = time.monotonic()
-    await client.gcode("G1 X230 F650")  # 12 s of motion
-    queued = time.monotonic() - began
-    await client.gcode("M400")
-    assert queued < 6.0 / FACTOR
-    assert time.monotonic() - began > 11.9 / FACTOR
+    await rig.control("hold", what="motion")
+    await client.gcode("G1 X230 F6500")
+    waiting = client.send("printer.gcode.script", script="M400")
+    while (await client.call("printer.objects.query", objects={"motion_report": ["live_position"]}))["status"][
+        "motion_report"
+    ]["live_position"][0] < 230.0:
+        assert not waiting.done()
+    assert not waiting.done()
+    await rig.control("release")
+    assert await waiting == "ok"
 
 
-async def test_emergency_stop_waits_for_nothing(client: Client) -> None:
+async def test_emergency_stop_waits_for_nothing(rig: VirtualPrinter, client: Client) -> None:
     """An emergency stop ends a G28 with its error; a second one is ok too; then only the base commands answer."""
+    await rig.control("hold", what="motion", line="G28")
     homing = client.send("printer.gcode.script", script="G28")
-    await client.state("idle_timeout", "state", "Printing")
-    assert await client.call("printer.emergency_stop") == "ok"
+    await client.state("toolhead", "homed_axes", "x")
     assert not homing.done()
+    client.log.clear()
+    assert await client.call("printer.emergency_stop") == "ok"
     with pytest.raises(RpcError, match="Homing failed due to printer shutdown"):
         await homing
+    assert [kind for kind in kinds(client.log) if kind in ("answer", "error")] == ["answer", "error"]
     assert await client.call("printer.emergency_stop") == "ok"
     await client.heard("notify_klippy_shutdown")
     for script in ("M105", "M112", "M114", "M115", "M118 x", "GET_POSITION"):
