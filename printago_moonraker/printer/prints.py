@@ -249,21 +249,21 @@ class PrintTracker:
         if self.current is None:
             transitions += self._begin(state)
         else:
-            transitions += self._follow(self.current, state, None if cancelling else now)
+            transitions += self._follow(self.current, state, now, cancelling=cancelling)
         if self.current:
             self.current = replace(self.current, time=state.get("print_stats", "total_duration", 0.0))
         self._gap = False
         return transitions
 
-    def _follow(self, job: Print, state: PrinterState, now: float | None) -> list[Transition]:
-        """What became of the print that was on."""
+    def _follow(self, job: Print, state: PrinterState, now: float, *, cancelling: bool) -> list[Transition]:
+        """What became of the print that was on. Klipper cancels by way of a pause, which is none."""
         transitions: list[Transition] = []
-        if state.job is JobState.PAUSED and not job.paused:
+        if state.job is JobState.PAUSED and not job.paused and not cancelling:
             transitions.append(self._move(Change.PAUSED, paused=True))
         elif job.paused and state.job in (JobState.PRINTING, JobState.COMPLETE):  # complete: resumed within the tick
             transitions.append(self._move(Change.RESUMED, paused=False))
         if not state.job.on:
-            transitions.append(self._ended(state, now))
+            transitions.append(self._ended(state, None if cancelling else now))
         return transitions
 
     def _is_hidden(self, state: PrinterState) -> bool:

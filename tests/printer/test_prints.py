@@ -471,3 +471,14 @@ def test_klippers_word_for_the_end_outlives_moonraker() -> None:
     follower.appear()
     follower.transitions += follower.tracker.settle_by([{"filename": PATH, "status": "interrupted"}], follower.state)
     assert follower.names == "STARTED DONE"
+
+
+@pytest.mark.parametrize(("end", "told"), [("cancelled", "STARTED CANCELLED"), ("paused", "STARTED PAUSED")])
+def test_a_cancel_goes_by_way_of_a_pause(end: str, told: str) -> None:
+    """Klipper shows it for a tick now and then; a print that stays paused, because its macro failed, is paused."""
+    follower = Follower()
+    follower.job("printing")
+    follower.state.apply(printing("paused"))
+    follower.look(cancelling=True)
+    follower.job(end)
+    assert follower.names == told
