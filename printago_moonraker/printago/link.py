@@ -184,7 +184,7 @@ class Link:
             self._protocol = session.protocol
             proved = asyncio.get_running_loop().call_later(PROVED, self._prove, session, backoff)
             try:
-                await session.publish(self._topics.availability, CONNECTED, retain=True)
+                await session.publish(self._topics.availability, CONNECTED, retain=True, content_type=None)
                 self._log_up(session, logging.INFO if backoff.failures == 0 else logging.DEBUG)
                 await self._serve(session)
             except asyncio.CancelledError:
@@ -243,7 +243,7 @@ class Link:
     async def _say_goodbye(self, session: MqttSession) -> None:
         try:
             async with asyncio.timeout(GOODBYE):
-                await session.publish(self._topics.availability, DISCONNECTED, retain=True)
+                await session.publish(self._topics.availability, DISCONNECTED, retain=True, content_type=None)
         except (LinkError, TimeoutError) as error:
             logger.debug("%s: no goodbye: %s", self._name, error)
 

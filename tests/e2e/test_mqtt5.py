@@ -155,6 +155,9 @@ async def test_every_envelope_says_what_it_is(farm: Farm, raw: Raw) -> None:
     assert {each.topic.rpartition("/")[2] for each in envelopes} == kinds | {"pairing"}
     for each in envelopes:
         assert kept(each)["type"] == each.topic.rpartition("/")[2]
+    texts = [each for each in raw.messages if each.topic == AVAILABILITY]
+    assert {each.payload for each in texts} >= {b"connected", b"disconnected"}
+    assert not any(hasattr(each.properties, "ContentType") for each in texts), "the availability is no JSON"
 
 
 async def test_a_command_that_expires_at_the_broker_is_never_delivered(farm: Farm, raw: Raw) -> None:
