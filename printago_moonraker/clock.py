@@ -143,7 +143,7 @@ class Clock:
                 f"{self.complaint()} Whether this command, which the broker has kept, is still wanted cannot be told; "
                 "send it again, with a new id."
             )
-        return min(max_age, last - known)
+        return last - known if math.isfinite(known) else max_age
 
     def _too_late(self, expires_at: datetime | None, max_age: float, trust: Trust) -> str:
         doubt = "" if trust is Trust.VERIFIED else ", by a clock that nothing has set"

@@ -105,14 +105,16 @@ async def stop_print(context: Context, parameters: Parameters) -> Answer:
     printer.require_ready()
     await _not_in(context, Phase.STARTING)
     job = await _job(context, JobState.PRINTING, JobState.PAUSED)
+    if not job.on and printer.prints.coming is not None:
+        # Of a start nobody knows what became. Klipper does one after the other: whatever began is stopped by this.
+        await printer.carry_out("The stop", printer.api.print_cancel())
+        await printer.look_again()
+        printer.prints.forget_expected()
+        return success(message)
     if job is JobState.CANCELLED:
         return success(message, already=True)
     if not job.on:
-        if printer.prints.coming is None:
-            raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
-        # Of a start nobody knows what became. Klipper does one after the other: whatever began is stopped by this.
-        await printer.carry_out("The stop", printer.api.print_cancel())
-        return success(message)
+        raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
     await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(), OVER)
     return success(message)
 

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 VOLATILE = 100  # answers that wait in memory for the session's window; what comes on top waits in the store
 PROVED = 5.0  # seconds; an acknowledgement proves nothing where two agents share a client ID and throw each other out
 COMPLAINTS = 50  # that are remembered
+# Sessions that one envelope may end, by a refusal or, being bulky (bytes), by a broker that hangs up on it, while the
+# broker takes others. What is behind it must not wait for ever.
+FAILURES, BULKY = 5, 16 * 1024
 GOODBYE = 2.0  # seconds that stopping may take
 
 CONNECTED, DISCONNECTED = b"connected", b"disconnected"
@@ -73,6 +76,7 @@ class Link:
         self._outbox = Outbox(store, name, self._drain)
         self._unacknowledged: dict[Outgoing, None] = {}  # what this session has been given, in order
         self._in_flight = 0  # publications, to be kept within the session's window
+        self._taken = False  # whether the broker has taken anything in this session
         self._status: Callable[[], Any] | None = None  # makes the newest one, when there is one to send
         self._status_in_flight = False
         self._idle = asyncio.Event()
@@ -234,7 +238,10 @@ class Link:
 
     def _end_session(self) -> None:
         self._session = None
-        self._status, self._status_in_flight, self._in_flight = None, False, 0
+        oldest = next(iter(self._unacknowledged), None)
+        if self._taken and oldest is not None and len(oldest.payload) > BULKY:
+            oldest.failures += 1
+        self._status, self._status_in_flight, self._in_flight, self._taken = None, False, 0, False
         again, self._unacknowledged = list(self._unacknowledged), {}  # the next session sends them again
         self._outbox.give_back(each for each in again if each.number is not None)
         self._volatile.extendleft(reversed([each for each in again if each.number is None]))
@@ -284,6 +291,10 @@ class Link:
             self._idle.set()
 
     def _publish(self, session: MqttSession, outgoing: Outgoing) -> None:
+        if outgoing.failures >= FAILURES:
+            self._complain(f"the broker took it in none of {FAILURES} sessions ({len(outgoing.payload)} bytes)")
+            self._outbox.done(outgoing)
+            return
         self._unacknowledged[outgoing] = None
         missing: set[asyncio.Future[None]] = set()
         for number, (topic, correlation) in enumerate(outgoing.destinations):
@@ -313,6 +324,8 @@ class Link:
         *,
         passing: bool,
     ) -> None:
+        if isinstance(future.exception(), NotNow) and self._taken and len(outgoing.payload) <= BULKY:
+            outgoing.failures += 1  # of a bulky one it is counted when the session has ended
         if self._was_settled(session, future, passing=passing):
             missing.discard(future)
             if not missing:
@@ -336,6 +349,7 @@ class Link:
             session.give_up(str(error))
             return False
         self._in_flight -= 1
+        self._taken |= error is None
         if error is not None:  # sending it again would be refused again, and hold up what is behind it
             self._complain(str(error))
         return True

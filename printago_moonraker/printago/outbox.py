@@ -27,6 +27,7 @@ class Outgoing:
     payload: bytes
     number: int | None
     answers: bool = True
+    failures: int = 0  # sessions that it alone has ended
 
 
 class Outbox:

@@ -54,22 +54,32 @@ async def check_rights(endpoint: Endpoint, topics: Topics, codec: EnvelopeCodec)
     """As `check_topics`, but nobody hears anything new: what the availability topic says is said again; where it says
     nothing that we may read, `paired`, as at each start of the agent. Returns the topic that was written to.
     """
+    try:
+        present = await _heard(endpoint, topics)
+    except ConnectionRefused:
+        present = None  # the agent only writes it, and may have no right to read it
+    if present is None:
+        await check_topics(endpoint, topics, codec, "pairing", outcome("paired"))
+        return topics.message("pairing")
+    async with connect(endpoint, subscriptions=[topics.commands], on_message=_ignore) as session:
+        await session.publish(topics.availability, present, content_type=None)
+    return topics.availability
+
+
+async def _heard(endpoint: Endpoint, topics: Topics) -> bytes | None:
+    """What the availability topic says; None when it says nothing."""
     present: asyncio.Queue[bytes] = asyncio.Queue()
 
     def hear(message: Message) -> None:
         if message.topic == topics.availability and message.retain and message.payload:
             present.put_nowait(message.payload)
 
-    async with connect(endpoint, subscriptions=[topics.availability, topics.commands], on_message=hear) as session:
+    async with connect(endpoint, subscriptions=[topics.availability], on_message=hear):
         try:
             async with asyncio.timeout(PATIENCE):
-                payload = await present.get()
+                return await present.get()
         except TimeoutError:
-            topic, payload = topics.message("pairing"), codec.encode("pairing", outcome("paired"), at=datetime.now(UTC))
-        else:
-            topic = topics.availability
-        await session.publish(topic, payload, content_type=None if topic == topics.availability else "application/json")
-    return topic
+            return None
 
 
 async def publish(

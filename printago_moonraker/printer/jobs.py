@@ -83,8 +83,6 @@ class Jobs:
         path = f"{self._settings.folder}/{name}"
         job_id = parameters.get("job_id")
         self._refuse_if_printing(path)
-        self._printer.prints.name_file(path, job_id)
-        await self._printer.remember()
         with self._told(path, job_id) as payload:
             limit, on_disk = await self._room()
             try:
@@ -95,6 +93,8 @@ class Jobs:
                         f"The printer's disk has room for {limit} bytes, with 5 % to spare; the file is larger."
                     ) from error
                 raise
+            self._printer.prints.name_file(path, job_id)
+            await self._printer.remember()
             payload.update(size=fetched.size, time=fetched.duration)
         try:
             await self._analysed(fetched)
@@ -121,24 +121,30 @@ class Jobs:
         printer = self._printer
         async with start.interrupted():
             await printer.turn("The print start", deadline=deadline)
+            self._refuse_if_busy()
             await self._clear_pause()
             after = await self._newest_entry()
-        # Looked at again: another client may have started one meanwhile.
-        printer.require_ready()
-        if printer.phase.has_job:
-            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+        self._refuse_if_busy()
         prints = printer.prints
         prints.expect(path, job_id, printer.state, after=after)
         try:
             await printer.remember()  # whose print it is must be known even if nobody is there to see it begin
             start.hand_over()
-        except errors.CommandError:
+        except BaseException:
             prints.forget_expected()
+            printer.changed()  # it is stored that nothing is expected any more
             raise
         with printer.operation(Phase.STARTING):
             await printer.carry_out(
                 "The print start", self._hand_over(path), lambda: prints.begun or printer.is_printing(path)
             )
+
+    def _refuse_if_busy(self) -> None:
+        """Looked at again and again: another client may have started a print meanwhile."""
+        printer = self._printer
+        printer.require_ready()
+        if printer.phase.has_job:
+            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
 
     async def _hand_over(self, path: str) -> None:
         """Klipper's own answer tells whether the print is still to come, whatever becomes of who waits for it."""

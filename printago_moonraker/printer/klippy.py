@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL = 1.0  # s
+LOOK = 10.0  # s
 HISTORY = 100  # prints looked at for the one in question
 # Attempts at a history that fails; then nobody will ever know. Each may take as long as a call has patience.
 ASK_HISTORY = 20
@@ -73,9 +74,9 @@ class KlippyWatch:
                 await self._settle()
 
     async def _news_came(self, *, soon: bool) -> bool:
-        """Wait for news; False when it is time to ask instead."""
+        """Wait for news; False when it is time to ask instead, or to see whether there is something to ask."""
         try:
-            async with asyncio.timeout(POLL if soon else None):
+            async with asyncio.timeout(POLL if soon else LOOK):
                 await self._news.wait()
         except TimeoutError:
             return False
@@ -130,7 +131,9 @@ class KlippyWatch:
 
     async def _settle(self) -> None:
         """Ask Moonraker's history how the print ended that was on when the printer went out of sight."""
-        if self._printer.prints.unsettled:
+        if not self._printer.prints.unsettled:
+            self._asked = 0
+        else:
             entries = await self._history()
             if entries is not None:
                 self._printer.settle(entries)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from printago_moonraker.moonraker import thumbnails
 from printago_moonraker.moonraker.rpc import RpcError, RpcTimeout
+from printago_moonraker.printer.history import is_of
 
 if TYPE_CHECKING:
     from printago_moonraker.moonraker.api import Moonraker
@@ -62,10 +63,14 @@ class LoadedFile:
         printer = self._printer
         try:
             metadata = await api.file_metadata(filename) or {}
-            history = await api.history_list(limit=HISTORY)
         except (RpcError, RpcTimeout) as error:
             logger.debug("%s: no metadata: %s", printer.config.name, error)
             return
+        try:
+            history = await api.history_list(limit=HISTORY)
+        except (RpcError, RpcTimeout) as error:  # a Moonraker without [history], for example
+            logger.debug("%s: no history: %s", printer.config.name, error)
+            history = []
         if not metadata and self._asked < ATTEMPTS:
             # A file that was copied into the folder a moment ago: Moonraker has not read it yet, and does not tell.
             self._asked += 1
@@ -74,7 +79,7 @@ class LoadedFile:
             return
         if history and history[0].get("status") == "in_progress":
             printer.prints.enter(str(history[0].get("filename")), str(history[0].get("job_id")))
-        done = [job for job in history if job.get("filename") == filename and job.get("status") == "completed"]
+        done = [job for job in history if is_of(job, filename) and job.get("status") == "completed"]
         printer.metadata = metadata
         printer.print_times = tuple(float(job.get("total_duration") or 0.0) for job in done)
         printer.changed()

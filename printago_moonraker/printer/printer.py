@@ -70,7 +70,7 @@ class Printer:
             _forget  # keep what must survive a restart; returns when it is kept
         )
         self._api: Moonraker | None = None
-        self._was_stopped = False
+        self._was_ready = False  # since it stopped the last time
         self.halting = False
         self._overtaking: list[tuple[Mapping[str, Mapping[str, Any]], float]] | None = None
         self._watchers: dict[asyncio.Future[None], Seen] = {}
@@ -151,10 +151,12 @@ class Printer:
 
     def changed(self) -> None:
         """Tell everybody who waits, synchronously, so that no state between two awaits is missed."""
-        stopped = self.state.klippy in (KlippyState.SHUTDOWN, KlippyState.ERROR)
-        self.halts += stopped and not self._was_stopped
-        self._was_stopped = stopped
-        transitions = self.prints.observe(self.state, time.monotonic(), cancelling=self.under_way is Phase.CANCELLING)
+        if self.state.klippy is KlippyState.READY:
+            self._was_ready = True
+        elif self.state.klippy in (KlippyState.SHUTDOWN, KlippyState.ERROR) and self._was_ready:
+            self._was_ready = False
+            self.halts += 1
+        transitions = self.prints.observe(self.state, time.monotonic(), cancelling=Phase.CANCELLING in self._operations)
         if any(transition.change is Change.STARTED for transition in transitions):
             self._old_progress, self.slicer_progress = self.state.number("display_status", "progress"), None
         self._note_slicer_progress()

@@ -345,7 +345,7 @@ class PrintTracker:
         """
         if self.current is None or not state.job.on:
             return False
-        other = bool(state.filename) and state.filename.lower() != self.current.filename.lower()
+        other = bool(state.filename) and not same_file(state.filename, self.current.filename)
         return other or state.get("print_stats", "total_duration", self.current.time) < self.current.time - 0.5
 
     def _forgotten(self, state: PrinterState) -> bool:

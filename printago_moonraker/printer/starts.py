@@ -28,6 +28,8 @@ class Start:
 
     def stop(self) -> None:
         """It is not wanted any more; what `interrupted` holds ends at once."""
+        if self._stopped:
+            return  # what ends already takes no second word
         self._stopped = True
         if self._work is not None:
             self._work.reschedule(0.0)

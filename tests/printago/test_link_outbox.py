@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from printago_moonraker.backoff import Backoff
 from printago_moonraker.cloud import Cloud
 from printago_moonraker.errors import ConnectionLost
 from printago_moonraker.printago import link as link_module
@@ -178,9 +179,13 @@ async def test_a_status_is_retained_and_only_the_newest_waits() -> None:
     assert [data for _, data in published] == [1, 5]
 
 
-def refusing(code: int, published: list[str], *, kind: str = "event") -> Callable[[FakeBroker, Peer], Awaitable[None]]:
-    """A broker that refuses the first envelope of `kind` with an MQTT 5 reason code, and takes all others."""
-    left = [code]
+def refusing(
+    code: int, published: list[str], *, kind: str = "event", times: int = 1, only: int | None = None
+) -> Callable[[FakeBroker, Peer], Awaitable[None]]:
+    """A broker that refuses the first envelope of `kind` (`only` that number), so many times, with an MQTT 5 reason
+    code; it takes all others.
+    """
+    left = [code] * times
 
     async def script(_: FakeBroker, peer: Peer) -> None:
         await peer.accept()
@@ -190,7 +195,8 @@ def refusing(code: int, published: list[str], *, kind: str = "event") -> Callabl
                 continue
             length = 2 + int.from_bytes(packet.body[:2], "big")
             mid, envelope = packet.body[length : length + 2], packet.body[packet.body.find(b"{") :]
-            if packet.body[2:length] in (TOPICS.message(kind).encode(), kind.encode()) and left:
+            of_kind = packet.body[2:length] in (TOPICS.message(kind).encode(), kind.encode())
+            if left and of_kind and only in (None, json.loads(envelope)["data"].get("number")):
                 peer.write(bytes([0x40, 3]) + mid + bytes([left.pop()]))
             else:
                 peer.write(bytes([0x40, 2]) + mid)
@@ -238,6 +244,25 @@ async def test_a_refusal_for_ever_is_told_once(code: int, caplog: pytest.LogCapt
     ]
     assert len(told) == 2
     assert "refuses the publication to printago/v/event" in told[0]
+
+
+async def test_what_is_never_taken_holds_up_nothing_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that says "not now" to one envelope again and again, and takes others, gets the ones behind it."""
+    monkeypatch.setattr(Backoff, "next", lambda *_: 0.01)
+    published: list[str] = []
+    script = refusing(0x80, published, times=100, only=1)
+    async with stored() as store, fake_broker(script) as fake:
+        async with running(Endpoint("127.0.0.1", fake.port, "v", tls=False), store) as agent:
+            await agent.up()
+            monkeypatch.setattr(agent.link, "_on_up", lambda: agent.link.send("pairing", {}) and None)
+            agent.number(1)
+            agent.number(2)
+            await empty(store)
+        assert [number for number in published if number] == ["2"]
+        assert fake.connections in (link_module.FAILURES + 1, link_module.FAILURES + 2)
+    assert f"took it in none of {link_module.FAILURES} sessions" in caplog.text
 
 
 async def test_a_status_that_is_refused_costs_no_session(caplog: pytest.LogCaptureFixture) -> None:

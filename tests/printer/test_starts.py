@@ -160,6 +160,34 @@ async def test_a_stop_takes_a_start_out_of_klippers_queue(tmp_path: Path) -> Non
         assert it.requests("printer.print.start") == []
 
 
+async def test_an_emergency_stop_right_behind_a_stop_goes_out(tmp_path: Path) -> None:
+    """What the stop has interrupted is still being tidied away: nothing of it stands before the emergency stop."""
+    async with bench(tmp_path) as it:
+        it.moonraker.answers[TURN] = SILENT
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="start")
+        await it.called(TURN)
+        for number in range(3):
+            it.send("printer_control.stop_print", {}, id=f"stop-{number}")
+            it.send("printer_control.emergency_stop", {}, id=f"halt-{number}")
+        await it.called("printer.emergency_stop", 3)
+        await it.push(webhooks={"state": "shutdown", "state_message": "Shutdown due to webhooks request\n"})
+        await it.answered(7)
+        assert {codes(it)[f"halt-{number}"] for number in range(3)} == {"success"}
+        assert codes(it)["start"] == "cancelled"
+
+
+async def test_a_pause_of_somebody_elses_print_is_not_cleared(tmp_path: Path) -> None:
+    """A print that began and paused while the start waited could never be resumed."""
+    async with bench(tmp_path) as it:
+        it.moonraker.answers[TURN] = SILENT
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"})
+        await it.called(TURN)
+        await it.push(pause_resume={"is_paused": True}, **printing("paused", "other.gcode"))
+        await it.reply(TURN)
+        assert (await it.answered())[1]["code"] == "busy"
+        assert it.scripts == []
+
+
 async def test_a_stop_is_heard_while_klipper_is_down(tmp_path: Path) -> None:
     """The download goes on meanwhile, and its print would begin by itself once Klipper is back."""
     endless = Reply(200, b"G28\n" * 1000, stall=100)
@@ -198,8 +226,12 @@ async def test_a_stop_behind_a_start_of_unknown_outcome_is_given_to_klipper(
     async with bench(tmp_path) as it:
         it.moonraker.answers |= {"printer.print.start": "ok", "printer.print.cancel": "ok"}
         assert (await it.run("printer_control.start_print", {"file_name": "cube.gcode"}))[1]["code"] == "timeout"
-        assert (await it.run("printer_control.stop_print"))[0] == "success"
+        await it.push(**printing("cancelled", "other.gcode"))  # the print before
+        kind, data = await it.run("printer_control.stop_print")
+        assert (kind, data.get("already")) == ("success", None)
         assert len(it.requests("printer.print.cancel")) == 1
+        assert it.printer.prints.coming is None
+        assert (await it.run("printer_control.stop_print"))[1]["already"] is True
 
 
 # ------------------------------------------------------------------------------------------------------- begun unseen
