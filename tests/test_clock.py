@@ -98,6 +98,17 @@ def test_without_a_clock_what_is_sent_now_is_run(host: Host) -> None:
 
 
 @pytest.mark.parametrize("host", BAD)
+def test_what_is_wanted_for_hours_is_so_without_a_clock(host: Host) -> None:
+    """A long download must not expire before its time: the sender's clock tells how long that is. Where nobody has
+    told the time, a command of now has as long as any may have.
+    """
+    clock = host.clock()
+    assert left(clock, host, live=True, expires_at=host.real(7200)) == LIMIT
+    left(clock, host, live=True, timestamp=host.real())
+    assert left(clock, host, live=True, expires_at=host.real(7200)) == 7200
+
+
+@pytest.mark.parametrize("host", BAD)
 def test_without_a_clock_commands_without_times_are_run(host: Host) -> None:
     """There is nothing to judge but the broker's own expiry."""
     assert left(host.clock(), host) == math.inf

@@ -242,6 +242,14 @@ async def test_no_right_to_publish(tmp_path: Path, moonraker: FakeMoonraker) -> 
     assert "printago/voron/pairing" in check.saw
 
 
+async def test_a_right_that_the_agent_does_not_need(tmp_path: Path, moonraker: FakeMoonraker) -> None:
+    """The agent writes its availability, and never reads it: a broker that lets nobody read it is all right."""
+    rights = ("readwrite printago/voron/commands", "write printago/voron/#")
+    async with account_broker(tmp_path, rights=rights) as broker:
+        checks = await doctor.examine(write(tmp_path, moonraker.url, broker.port))
+    assert next(check for check in checks if check.name == "topic rights").outcome == "ok"
+
+
 async def test_nobody_hears_anything_new(tmp_path: Path, moonraker: FakeMoonraker) -> None:
     """The right to publish is tried by saying again what the availability topic says: no event, no other state."""
     heard: list[Message] = []

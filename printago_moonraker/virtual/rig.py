@@ -326,8 +326,20 @@ async def _run(printer: VirtualPrinter, say: Say) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process | None, number: int) -> None:
-    """Signal a process and wait until it is gone; SIGKILL when it does not go, also when this is cancelled."""
-    if process is None or process.returncode is not None:
+    """Signal a process and wait until it is gone; SIGKILL when it does not go, also when this is cancelled. What it has
+    started itself goes with it: Moonraker's reader of metadata, for one, would run for ever.
+    """
+    if process is None:
+        return
+    try:
+        await _end_alone(process, number)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+
+
+async def _end_alone(process: asyncio.subprocess.Process, number: int) -> None:
+    if process.returncode is not None:
         return
     try:
         process.send_signal(number)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from printago_moonraker.errors import Cancelled
 from printago_moonraker.moonraker.api import KlippyState
+from printago_moonraker.printer.starts import Starts
 from tests.fakes.klipper import PATH, bench, printing
 from tests.fakes.moonraker import SILENT, TURN, Refusal
 from tests.fakes.source import FakeSource, Reply
@@ -289,3 +291,33 @@ async def test_a_file_is_found_by_the_name_it_was_downloaded_by(tmp_path: Path) 
         assert it.requests("printer.print.start") == [{"filename": "Printago/Part.GCODE.gcode"}]
         await it.push(**printing(filename="Printago/Part.GCODE.gcode"))
         assert (await it.answered())[0] == "success"
+
+
+async def test_a_failed_download_renames_no_print(tmp_path: Path) -> None:
+    """The file that lies there is the old one, and so is the name of its next print."""
+    async with bench(tmp_path) as it:
+        it.moonraker.answers["server.files.get_directory"] = EMPTY
+        it.printer.prints.name_file(PATH, "job-old")
+        async with FakeSource(Reply(404)) as source:
+            parameters = {"url": source.url, "file_name": "cube.gcode"}
+            for more in ({"job_id": "job-new"}, {}):
+                assert (await it.run("printer_control.download_gcode", {**parameters, **more}))[0] == "error"
+        it.send("printer_control.start_print", {"file_name": "cube.gcode"})
+        await it.called("printer.print.start")
+        await it.push(**printing())
+        assert it.transitions[0].job.job_id == "job-old"
+
+
+async def test_a_start_behind_a_restart_is_begun(tmp_path: Path) -> None:
+    """A printer that was found shut down did not stop after the start came: both were wanted, in this order."""
+    async with bench(tmp_path, connected=False) as it:
+        it.printer.state.moonraker = True
+        starts = Starts(it.printer)
+        with starts.pending(time.monotonic()) as start:
+            it.printer.apply({"webhooks": {"state": "shutdown", "state_message": "why"}})
+            it.printer.apply({"webhooks": {"state": "ready", "state_message": ""}})
+            start.hand_over()
+        with starts.pending(time.monotonic()) as start:
+            it.printer.apply({"webhooks": {"state": "shutdown", "state_message": "why"}})
+            with pytest.raises(Cancelled, match="Klipper stopped"):
+                start.hand_over()
