@@ -71,6 +71,7 @@ def _start(context: Context) -> Start:
 @command("printer_control.pause_print", lane=Lane.BESIDE)
 async def pause_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print paused command issued successfully.", context.printer
+    _refuse_while_cancelling(context)
     await _not_in(context, Phase.STARTING)
     job = await _job(context, JobState.PRINTING)
     if job is JobState.PAUSED:
@@ -84,6 +85,7 @@ async def pause_print(context: Context, parameters: Parameters) -> Answer:
 @command("printer_control.resume_print")
 async def resume_print(context: Context, parameters: Parameters) -> Answer:
     message, printer = "Print resumed command issued successfully.", context.printer
+    _refuse_while_cancelling(context)
     await _not_in(context, Phase.PAUSING)
     job = await _job(context, JobState.PAUSED)
     if job is JobState.PRINTING:
@@ -117,6 +119,12 @@ async def stop_print(context: Context, parameters: Parameters) -> Answer:
         raise errors.NotPrinting("Nothing is printing, so there is nothing to stop.")
     await _steer(context, "The stop", Phase.CANCELLING, printer.api.print_cancel(), OVER)
     return success(message)
+
+
+def _refuse_while_cancelling(context: Context) -> None:
+    """Klipper would take a pause behind the cancel, and hold it against the next print."""
+    if context.printer.phase is Phase.CANCELLING:
+        raise errors.Busy("The print is being cancelled.")
 
 
 async def _job(context: Context, *wanted: JobState) -> JobState:

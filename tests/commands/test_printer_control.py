@@ -85,6 +85,20 @@ async def test_a_pause_that_comes_too_late(tmp_path: Path) -> None:
         assert "complete" in data["error"]
 
 
+@pytest.mark.parametrize("action", ["pause_print", "resume_print"])
+async def test_what_is_being_cancelled_is_neither_paused_nor_resumed(tmp_path: Path, action: str) -> None:
+    """Klipper still shows the print, for as long as its cancel waits for a heater."""
+    async with bench(tmp_path) as it:
+        await it.push(**printing())
+        it.send("printer_control.stop_print", id="stop")
+        await it.called("printer.print.cancel")
+        assert (await it.run(f"printer_control.{action}"))[1]["code"] == "busy"
+        assert it.printer.phase == "CANCELLING"
+        assert it.requests(f"printer.print.{METHODS[action]}") == []
+        await it.push(**printing("cancelled"))
+        assert (await it.answered(2))[0] == "success"
+
+
 async def test_a_stop_overtakes_a_pause(tmp_path: Path) -> None:
     """Both wait for a heater; when all is over the printer is idle, and takes the next print."""
     async with bench(tmp_path) as it:
