@@ -11,6 +11,7 @@ from printago_moonraker.log import printable
 from printago_moonraker.moonraker.api import KlippyState
 from printago_moonraker.printer.bucket import Bucket
 from printago_moonraker.printer.facts import labels
+from printago_moonraker.printer.names import GCODE_ENDINGS
 from printago_moonraker.printer.phase import Phase
 from printago_moonraker.printer.prints import Change, Print, Transition
 from printago_moonraker.status import current_z, headline, measure, state_string
@@ -24,7 +25,6 @@ Event = tuple[str, dict[str, Any]]
 
 # What Klipper says when somebody stopped it: by M112, or by the emergency stop of a client.
 _EMERGENCY = re.compile(r"M112|emergency|webhooks request", re.IGNORECASE)
-GCODE_ENDINGS = (".gcode", ".g", ".gco")
 # Of G-code's errors: a file may have a bad line in every layer, and no two of them alike.
 SAME_ERROR = 60.0  # s in which a text is told once
 ERROR_BURST = 20  # at once

@@ -98,7 +98,7 @@ class Command:
         if self.needs_ready:
             printer.require_ready()
         if printer.phase in self.busy:
-            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+            raise printer.busy()
 
     def is_possible(self, printer: Printer) -> bool:
         """Whether this printer can ever do it: its owner allows it, and it has what it takes, as far as is known."""

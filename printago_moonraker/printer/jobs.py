@@ -144,7 +144,7 @@ class Jobs:
         printer = self._printer
         printer.require_ready()
         if printer.phase.has_job:
-            raise errors.Busy(f"The printer is busy ({printer.phase.lower()} {printable(printer.state.filename)}).")
+            raise printer.busy()
 
     async def _hand_over(self, path: str) -> None:
         """Klipper's own answer tells whether the print is still to come, whatever becomes of who waits for it."""

@@ -189,6 +189,10 @@ class Printer:
                 f"Klipper is not ready ({klippy}): {message}" if message else f"Klipper is not ready ({klippy})."
             )
 
+    def busy(self) -> errors.Busy:
+        """What is said of a command that the print is in the way of."""
+        return errors.Busy(f"The printer is busy ({self.phase.lower()} {printable(self.state.filename)}).")
+
     @contextmanager
     def operation(self, phase: Phase) -> Iterator[None]:
         """Show `phase` (STARTING, PAUSING, RESUMING, CANCELLING) until the printer or the command is done with it."""

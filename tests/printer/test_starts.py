@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -31,6 +32,13 @@ def soon(seconds: float) -> str:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("printago_moonraker.moonraker.http.UPLOAD_SPACING", 0.0)
+
+
+async def waits_for_its_turn(it: Bench) -> None:
+    """A start that has come, while Klipper runs somebody else's G-code."""
+    it.moonraker.answers[TURN] = SILENT
+    it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="start")
+    await it.called(TURN)
 
 
 def codes(it: Bench) -> dict[str, str]:
@@ -151,9 +159,7 @@ async def test_a_stop_ends_the_download_of_a_start(tmp_path: Path, stop: str, an
 async def test_a_stop_takes_a_start_out_of_klippers_queue(tmp_path: Path) -> None:
     """While it waits for its turn, nothing has been handed over: the stop is a success at once."""
     async with bench(tmp_path) as it:
-        it.moonraker.answers[TURN] = SILENT
-        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="start")
-        await it.called(TURN)
+        await waits_for_its_turn(it)
         it.send("printer_control.stop_print", {}, id="stop")
         await it.answered(2)
         await it.reply(TURN)
@@ -165,9 +171,7 @@ async def test_a_stop_takes_a_start_out_of_klippers_queue(tmp_path: Path) -> Non
 async def test_an_emergency_stop_right_behind_a_stop_goes_out(tmp_path: Path) -> None:
     """What the stop has interrupted is still being tidied away: nothing of it stands before the emergency stop."""
     async with bench(tmp_path) as it:
-        it.moonraker.answers[TURN] = SILENT
-        it.send("printer_control.start_print", {"file_name": "cube.gcode"}, id="start")
-        await it.called(TURN)
+        await waits_for_its_turn(it)
         for number in range(3):
             it.send("printer_control.stop_print", {}, id=f"stop-{number}")
             it.send("printer_control.emergency_stop", {}, id=f"halt-{number}")
@@ -176,6 +180,31 @@ async def test_an_emergency_stop_right_behind_a_stop_goes_out(tmp_path: Path) ->
         await it.answered(7)
         assert {codes(it)[f"halt-{number}"] for number in range(3)} == {"success"}
         assert codes(it)["start"] == "cancelled"
+
+
+async def test_a_second_stop_while_the_first_is_carried_out(tmp_path: Path) -> None:
+    """What is interrupted may take its time to tidy up: another stop, or an emergency stop, must not fail on it."""
+    async with bench(tmp_path, connected=False) as it:
+        starts, ending, tidy = Starts(it.printer), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            with starts.pending(time.monotonic()) as start:
+                async with start.interrupted():
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        ending.set()
+                        await tidy.wait()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        assert starts.stop(time.monotonic())
+        await ending.wait()
+        assert starts.stop(time.monotonic())
+        tidy.set()
+        with pytest.raises(Cancelled, match="A stop came"):
+            await task
+        assert not starts.stop(time.monotonic())
 
 
 async def test_a_pause_of_somebody_elses_print_is_not_cleared(tmp_path: Path) -> None:
